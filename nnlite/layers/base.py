@@ -1,0 +1,170 @@
+"""What every layer has: parameters as views, one saved slot, checks in words."""
+
+from ..errors import NnliteError, expected
+from ..rng import Rng
+from .parameters import Parameters
+
+
+class Layer:
+    """A function y = f(x; parameters) with a hand-written derivative.
+
+    A layer of your own declares its parameters and writes two methods:
+
+        class Scale(Layer):
+            def __init__(self, features):
+                super().__init__()
+                self.add_param("g", (features,), init.ones)
+
+            def forward(self, x, *, train=False):
+                self.keep(x, train=train)
+                return x * self.g
+
+            def backward(self, dy):
+                x, = self.take()
+                self.add_grad("g", (dy * x).sum(0))
+                return dy * self.g
+
+    and is checked by `python -m nnlite.gradcheck my_layers.py:Scale --x 4,5`.
+    """
+
+    can_skip_dx = False   # True: backward takes need_dx=False, for a first layer whose dx nobody asks for
+
+    def __init__(self):
+        self.param_specs = {}   # attribute -> (shape, init)
+        self.state_specs = {}   # attribute -> (shape, fill)
+        self.name = ""
+        self.ops = None
+        self.rng = None
+        self.fresh = True       # the next backward writes the gradients instead of adding to them
+        self._kept = None
+
+    # -- declaring ---------------------------------------------------------------------------------------------
+
+    def add_param(self, attribute, shape, init):
+        """Declare a trainable array: after build() it is self.<attribute>, its gradient self.d<attribute>."""
+        self.param_specs[attribute] = (tuple(shape), init)
+
+    def add_state(self, attribute, shape, fill):
+        """Declare an array that is saved but not trained (running statistics)."""
+        self.state_specs[attribute] = (tuple(shape), fill)
+
+    def children(self):
+        """Name -> layer, in the order of the forward pass."""
+        found = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                found[name] = value
+        return found
+
+    def walk(self, name=""):
+        """This layer and all below it, parents first, as (path, layer)."""
+        yield name, self
+        for child, layer in self.children().items():
+            yield from layer.walk(f"{name}.{child}" if name else child)
+
+    def build(self, ops, *, dtype="float32", seed=0):
+        """Give this layer and all below it their ops, names, memory and initial values; returns self."""
+        if dtype not in ("float32", "float64"):
+            raise expected("dtype", "float32 or float64", repr(dtype))
+        self.dtype = dtype
+        self.rng = Rng(ops, seed)
+        layers = []
+        for name, layer in self.walk():
+            layer.name, layer.ops, layer.rng, layer.dtype = name, ops, self.rng, dtype
+            layers.append(layer)
+            for attribute, (shape, fill) in layer.state_specs.items():
+                setattr(layer, attribute, ops.zeros(shape, dtype) + ops.asarray(fill, dtype))
+        self.parameters = Parameters(ops, layers, dtype)
+        self.parameters.initialise(self.rng)
+        return self
+
+    # -- the model's arrays ------------------------------------------------------------------------------------
+
+    @property
+    def params(self):
+        """Attribute -> array of this layer's own parameters."""
+        return {attribute: getattr(self, attribute) for attribute in self.param_specs}
+
+    @property
+    def state(self):
+        """Path -> array of everything below here that is saved but not trained."""
+        return {f"{name}.{attribute}" if name else attribute: getattr(layer, attribute)
+                for name, layer in self.walk() for attribute in layer.state_specs}
+
+    def zero_grad(self):
+        """The next backward writes the parameter gradients instead of adding to them."""
+        for _, layer in self.walk():
+            layer.fresh = True
+
+    def add_grad(self, attribute, value):
+        """Add to self.d<attribute>, or write it if this is the first backward after zero_grad()."""
+        grad = getattr(self, "d" + attribute)
+        if self.fresh:
+            grad[...] = value
+        else:
+            grad += value
+        # One backward adds to each of its gradients once: the flag falls with the last of them.
+        self._added = getattr(self, "_added", 0) + 1
+        if self._added == len(self.param_specs):
+            self.fresh, self._added = False, 0
+
+    def accumulate(self):
+        """For ops that write all gradients of a layer in one call: False after zero_grad(), then True."""
+        accumulate, self.fresh = not self.fresh, False
+        return accumulate
+
+    # -- the saved slot ----------------------------------------------------------------------------------------
+
+    def keep(self, *values, train):
+        """Save what backward needs; only when train is True."""
+        if train:
+            self._kept = values
+
+    def take(self):
+        """What forward kept; once."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            raise NnliteError(f"{self.label}: expected forward(x, train=True) before backward, got none since the "
+                              "last backward")
+        return kept
+
+    # -- checks ------------------------------------------------------------------------------------------------
+
+    @property
+    def label(self):
+        return f"{type(self).__name__} '{self.name}'"
+
+    def check(self, x, shape, what="x", text=None):
+        """Raise unless x is an array of this layer's ops and dtype, and fits shape (None: any extent; a leading
+        Ellipsis: any leading axes). text: the expected shape in letters."""
+        ops = self.ops
+        if ops is None:
+            raise NnliteError(f"{self.label}: expected build(ops) before the first use, got a layer without memory")
+        if not isinstance(x, ops.array_type):
+            raise expected(self.label, f"{what} as {ops.array_name} array for ops '{ops.name}'", ops.describe(x))
+        got = x.shape
+        if shape and shape[0] is Ellipsis:
+            tail = shape[1:]
+            fits = len(got) >= len(tail) + 1 and all(a is None or a == b for a, b in zip(tail, got[-len(tail):]))
+        else:
+            fits = len(got) == len(shape) and all(a is None or a == b for a, b in zip(shape, got))
+        if not fits:
+            raise expected(self.label, f"{what} {text or _letters(shape)}", got)
+        if x.dtype != self.dtype:
+            raise expected(self.label, f"{what} of dtype {self.dtype}", str(x.dtype))
+
+    def out_shape(self, x_shape):
+        """The shape of y for an x of this shape; most layers keep it."""
+        return tuple(x_shape)
+
+    def forward(self, x, *, train=False):
+        raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    def backward(self, dy):
+        raise NotImplementedError(f"{type(self).__name__}.backward")
+
+
+def _letters(shape):
+    names = iter("NABC")
+    return "(" + ", ".join("..." if s is Ellipsis else next(names) if s is None else str(s) for s in shape) + \
+        (",)" if len(shape) == 1 else ")")

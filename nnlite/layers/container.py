@@ -1,0 +1,92 @@
+"""Layers made of layers."""
+
+from ..errors import expected
+from .base import Layer
+
+
+class Sequential(Layer):
+    """y = f_n(... f_2(f_1(x)))
+
+        dx = f_1'(... f_n'(dy))     each layer's backward, last first
+    """
+
+    can_skip_dx = True
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = layers
+
+    def children(self):
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def out_shape(self, x_shape):
+        for layer in self.layers:
+            x_shape = layer.out_shape(x_shape)
+        return x_shape
+
+    def forward(self, x, *, train=False):
+        for layer in self.layers:
+            x = layer.forward(x, train=train)
+        return x
+
+    def backward(self, dy, *, need_dx=True):
+        for i, layer in reversed(list(enumerate(self.layers))):
+            if i == 0 and not need_dx and layer.can_skip_dx:
+                return layer.backward(dy, need_dx=False)
+            dy = layer.backward(dy)
+        return dy
+
+
+class Residual(Layer):
+    """y = x + f(x);  dx = dy + f'(dy) (He et al. 2016, eq. 1)."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, *, train=False):
+        f = self.inner.forward(x, train=train)
+        if f.shape != x.shape:
+            raise expected(self.label, f"an inner layer that keeps the shape {x.shape}", f.shape)
+        return self.ops.add(x, f)
+
+    def backward(self, dy):
+        return self.ops.add(dy, self.inner.backward(dy))
+
+
+class Concat(Layer):
+    """y = [f_1(x), f_2(x), ...] along the last axis
+
+        dx = f_1'(dy_1) + f_2'(dy_2) + ...     dy_i the columns that f_i made
+
+    Keeps the widths.
+    """
+
+    def __init__(self, *branches):
+        super().__init__()
+        self.branches = branches
+
+    def children(self):
+        return {str(i): layer for i, layer in enumerate(self.branches)}
+
+    def out_shape(self, x_shape):
+        shapes = [branch.out_shape(x_shape) for branch in self.branches]
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def forward(self, x, *, train=False):
+        parts = [branch.forward(x, train=train) for branch in self.branches]
+        leading = {part.shape[:-1] for part in parts}
+        if len(leading) != 1:
+            raise expected(self.label, "branches that agree in all axes but the last", [p.shape for p in parts])
+        self.keep([part.shape[-1] for part in parts], leading.pop(), train=train)
+        return self.ops.concat(parts, -1)
+
+    def backward(self, dy):
+        widths, leading = self.take()
+        self.check(dy, (*leading, sum(widths)), "dy")
+        dx, start = None, 0
+        for branch, width in zip(self.branches, widths):
+            part = branch.backward(self.ops.contiguous(dy[..., start:start + width]))
+            dx = part if dx is None else self.ops.add(dx, part)
+            start += width
+        return dx

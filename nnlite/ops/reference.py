@@ -1,0 +1,362 @@
+"""Every operation in plain array code: the specification.
+
+This is what a student reads after the layer, what the fast ops are tested against, and what runs where a fast one
+does not exist. `xp` is NumPy, or CuPy in `nnlite.ops.cuda`. Arrays given are never written, unless the docstring
+says so; arrays returned belong to the caller.
+"""
+
+import math
+
+import numpy as np
+
+SQRT_HALF = math.sqrt(0.5)
+INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
+
+
+class ReferenceOps:
+    name = "reference"
+    xp = np
+    array_type = np.ndarray
+    array_name = "NumPy"
+
+    # -- arrays --------------------------------------------------------------------------------------------------
+
+    def empty(self, shape, dtype):
+        """An array with any content."""
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape, dtype):
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def asarray(self, values, dtype=None):
+        """Values from anywhere (lists, NumPy) as an array of these ops."""
+        return self.xp.asarray(values, dtype)
+
+    def to_host(self, array):
+        """The array as NumPy array."""
+        return np.asarray(array)
+
+    def scalar(self, value, dtype):
+        """A number that changes from step to step (learning rate, step count): a 0-d array, so that a captured GPU
+        step reads its present value."""
+        return self.asarray(value, dtype)
+
+    def set_scalar(self, scalar, value):
+        """Writes scalar."""
+        scalar[...] = value
+
+    def copy_into(self, target, values):
+        """Writes host values into target."""
+        target[...] = self.asarray(values, target.dtype)
+
+    def contiguous(self, x):
+        return self.xp.ascontiguousarray(x)
+
+    def describe(self, x):
+        """What x is, for error messages."""
+        kind = type(x).__module__.partition(".")[0]
+        if kind not in ("numpy", "cupy"):
+            return f"{type(x).__name__}"
+        return f"a {'NumPy' if kind == 'numpy' else 'CuPy'} array"
+
+    def take_rows(self, x, rows):
+        """x[rows]"""
+        return self.xp.take(x, rows, 0)
+
+    def concat(self, parts, axis):
+        return self.xp.concatenate(parts, axis)
+
+    def add(self, a, b):
+        return a + b
+
+    def multiply(self, a, b):
+        return a * b
+
+    def all_finite(self, x):
+        """True if no element is NaN or infinite."""
+        return bool(self.xp.isfinite(x).all())
+
+    def sum_of_squares(self, x):
+        """sum x^2 in float64, a 0-d array."""
+        x = x.astype("float64")
+        return (x * x).sum()
+
+    def synchronize(self):
+        """Wait until all that was asked for is done."""
+
+    def capture(self, step):
+        """A function that does what step() does, on arrays at the same places: a CUDA graph where there is one."""
+        return step
+
+    # -- random numbers (see nnlite.rng) -------------------------------------------------------------------------
+
+    def random_words(self, rows, columns, key):
+        """(rows, columns) uint32: Philox 4x32-10 words, laid out as nnlite.rng says."""
+        xp = self.xp
+        quarter = -(-columns // 4)
+        blocks = xp.arange(rows * quarter, dtype=xp.uint64)
+        step = int(key.step)
+        counter = [blocks & 0xFFFFFFFF, xp.full_like(blocks, key.stream), xp.full_like(blocks, step & 0xFFFFFFFF),
+                   xp.full_like(blocks, step >> 32)]
+        words = philox(counter, key.seed & 0xFFFFFFFF, key.seed >> 32)
+        words = xp.stack([word.reshape(rows, quarter) for word in words], 1)     # (rows, 4, quarter)
+        return xp.ascontiguousarray(words.reshape(rows, 4 * quarter)[:, :columns]).astype(xp.uint32)
+
+    def normal(self, shape, key, dtype):
+        """N(0, 1) by Box and Muller 1958: words a, b of a block give sqrt(-2 ln u) (cos, sin)(2 pi v) with
+        u = (a + 1/2) / 2^32, v = b / 2^32, in the dtype's own rounding."""
+        xp = self.xp
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        quarter = -(-columns // 4)
+        words = self.random_words(rows, 4 * quarter, key).reshape(rows, 4, quarter).astype(dtype)
+        out = xp.empty((rows, 4, quarter), dtype)
+        for a in (0, 2):
+            radius = xp.sqrt(-2 * xp.log((words[:, a] + 0.5) * 2.0 ** -32))
+            angle = words[:, a + 1] * (2 * math.pi * 2.0 ** -32)
+            out[:, a], out[:, a + 1] = radius * xp.cos(angle), radius * xp.sin(angle)
+        return xp.ascontiguousarray(out.reshape(rows, 4 * quarter)[:, :columns]).reshape(shape)
+
+    def dropout_mask(self, shape, keep_prob, key, dtype):
+        """1/q where the word is below q 2^32, else 0."""
+        words = self.random_words(math.prod(shape[:-1]), shape[-1], key).reshape(shape)
+        keep = words < self.xp.uint64(keep_threshold(keep_prob))
+        return keep.astype(dtype) * np.dtype(dtype).type(1 / keep_prob)
+
+    # -- matrix products -----------------------------------------------------------------------------------------
+
+    def linear(self, x, W, b):
+        """x W + b; x (..., D), W (D, K), b (K,) or None."""
+        y = self.xp.matmul(x, W)
+        return y if b is None else y + b
+
+    def linear_backward(self, dy, x, W, dW, db, accumulate, need_dx):
+        """dx = dy W^T, or None; writes dW = x^T dy and db = sum of dy over rows (None: no bias), or adds to them."""
+        dx = self.xp.matmul(dy, W.T) if need_dx else None
+        x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        write(dW, self.xp.matmul(x.T, dy), accumulate)
+        if db is not None:
+            write(db, dy.sum(0), accumulate)
+        return dx
+
+    def dense(self, x, W, b, activation, keep_prob, key, train):
+        """y = m f(x W + b) and, if train, the slope m f'(x W + b), else None.
+
+        b (K,), or (G, K): row g belongs to the g-th of G groups of consecutive rows of x (N, D). m is the dropout
+        mask in training.
+        """
+        h = self.xp.matmul(x, W)
+        if b.ndim == 1:
+            h = h + b
+        else:
+            h = (h.reshape(len(b), -1, h.shape[-1]) + b[:, None]).reshape(h.shape)
+        y, slope = self.activation(h, activation, 1.0, train)
+        if train and keep_prob < 1:
+            mask = self.dropout_mask(y.shape, keep_prob, key, y.dtype)
+            y, slope = y * mask, slope * mask
+        return y, slope
+
+    def dense_backward(self, dy, slope, x, W, dW, db, accumulate, need_dx):
+        """dh = dy slope; then dx, dW, db as in linear_backward. db (K,), or (G, K): summed over each group's rows."""
+        dh = dy * slope
+        dx = self.linear_backward(dh, x, W, dW, None, accumulate, need_dx)
+        groups = 1 if db.ndim == 1 else len(db)
+        write(db, dh.reshape(groups, -1, dh.shape[-1]).sum(1).reshape(db.shape), accumulate)
+        return dx
+
+    # -- element by element --------------------------------------------------------------------------------------
+
+    def activation(self, x, function, alpha, train):
+        """f(x) and, if train, f'(x), else None. function: a name of ACTIVATIONS; alpha: its parameter."""
+        y, slope = ACTIVATIONS[function](self.xp, x, alpha)
+        return y.astype(x.dtype), slope.astype(x.dtype) if train else None
+
+    def dropout(self, x, keep_prob, key):
+        """m x and m."""
+        mask = self.dropout_mask(x.shape, keep_prob, key, x.dtype)
+        return x * mask, mask
+
+    # -- Gaussian latents ----------------------------------------------------------------------------------------
+
+    def gaussian_sample(self, h, samples, key):
+        """z = mu + sigma eps; h (N, 2K) = [mu, ln sigma^2], z (N L, K), L = samples rows for each row of h."""
+        N, K = h.shape[0], h.shape[1] // 2
+        mu, log_var = h[:, None, :K], h[:, None, K:]
+        eps = self.normal((N * samples, K), key, h.dtype).reshape(N, samples, K)
+        return (mu + self.xp.exp(log_var / 2) * eps).reshape(N * samples, K)
+
+    def gaussian_sample_backward(self, dz, h, z):
+        """dh = [sum dz, sum dz (z - mu) / 2] over the samples of each row."""
+        N, K = h.shape[0], h.shape[1] // 2
+        dz, z = dz.reshape(N, -1, K), z.reshape(N, -1, K)
+        return self.xp.concatenate([dz.sum(1), (dz * (z - h[:, None, :K])).sum(1) / 2], 1)
+
+    # -- losses: value (float64, 0-d) and gradient ---------------------------------------------------------------
+
+    def squared_error(self, f, x, scale):
+        """scale * sum ||x - f||^2 and its gradient in f; f (N L, D), x (N, D), each row of x for L rows of f."""
+        error = (f.reshape(len(x), -1, x.shape[1]) - x[:, None]).reshape(f.shape)
+        return scale * self.sum_of_squares(error), (2 * float(scale) * error).astype(f.dtype)
+
+    def gaussian_kl(self, h, scale):
+        """scale * KL(N(mu, sigma^2) || N(0, I)) summed over all rows, and its gradient in h = [mu, ln sigma^2]."""
+        K = h.shape[1] // 2
+        mu, log_var = h[:, :K].astype("float64"), h[:, K:].astype("float64")
+        variance = self.xp.exp(log_var)
+        value = -0.5 * (1 + log_var - mu * mu - variance).sum()
+        gradient = self.xp.concatenate([mu, (variance - 1) / 2], 1) * scale
+        return scale * value, gradient.astype(h.dtype)
+
+    def triplet_softplus(self, z, weight, scale):
+        """scale * sum_tm w_t ln(1 + exp(d(r, p) - d(r, n))) and its gradient in z.
+
+        z (3 V M, K): V M rows of references, then the plus, then the minus faces, M consecutive samples a triplet;
+        weight (V,). d is the Euclidean distance; where two latents coincide its gradient is taken as 0.
+        """
+        xp = self.xp
+        V = len(weight)
+        M = len(z) // (3 * V)
+        r, p, n = z.reshape(3, V * M, -1).astype("float64")
+        w = xp.repeat(weight.astype("float64"), M)
+        to_plus, to_minus = r - p, r - n
+        d_plus = xp.sqrt((to_plus ** 2).sum(1))
+        d_minus = xp.sqrt((to_minus ** 2).sum(1))
+        gap = d_plus - d_minus
+        value = (w * xp.logaddexp(0, gap)).sum()
+        dgap = w * scale / (1 + xp.exp(-gap))
+        unit_plus = to_plus * (dgap / xp.where(d_plus > 0, d_plus, xp.inf))[:, None]
+        unit_minus = to_minus * (dgap / xp.where(d_minus > 0, d_minus, xp.inf))[:, None]
+        dz = xp.concatenate([unit_plus - unit_minus, -unit_plus, unit_minus])
+        return scale * value, dz.astype(z.dtype)
+
+    # -- optimisers: write p and their state; ranges (start, stop, (decay, rate)) ---------------------------------
+    # g' = c g + decay p (L2), the step is multiplied by rate (0: frozen); c is the clipping factor.
+
+    def sgd(self, p, g, m, ranges, lr, clip, momentum, nesterov):
+        """m = momentum m + g';  p -= lr m, or lr (g' + momentum m) for Nesterov. m is None without momentum."""
+        for start, stop, (decay, rate) in ranges:
+            s = slice(start, stop)
+            d = clip * g[s] + decay * p[s]
+            if m is not None:
+                m[s] = momentum * m[s] + d
+                d = d + momentum * m[s] if nesterov else m[s]
+            p[s] -= (rate * lr * d).astype(p.dtype)
+
+    def adagrad(self, p, g, v, ranges, lr, clip, eps):
+        """v += g'^2;  p -= lr g' / (sqrt v + eps)."""
+        for start, stop, (decay, rate) in ranges:
+            s = slice(start, stop)
+            d = clip * g[s] + decay * p[s]
+            v[s] += d * d
+            p[s] -= (rate * lr * d / (self.xp.sqrt(v[s]) + eps)).astype(p.dtype)
+
+    def rmsprop(self, p, g, v, ranges, lr, clip, rho, eps):
+        """v = rho v + (1 - rho) g'^2;  p -= lr g' / (sqrt v + eps)."""
+        for start, stop, (decay, rate) in ranges:
+            s = slice(start, stop)
+            d = clip * g[s] + decay * p[s]
+            v[s] = rho * v[s] + (1 - rho) * d * d
+            p[s] -= (rate * lr * d / (self.xp.sqrt(v[s]) + eps)).astype(p.dtype)
+
+    def adam(self, p, g, m, v, ranges, lr, clip, beta1, beta2, eps, t, decoupled):
+        """m = b1 m + (1 - b1) g', v = b2 v + (1 - b2) g'^2;  p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
+
+        t counts from 1. decoupled (AdamW): g' = c g, and p is first multiplied by 1 - lr rate decay.
+        """
+        t = t.astype("float64")
+        first, second = 1 - beta1 ** t, 1 - beta2 ** t
+        for start, stop, (decay, rate) in ranges:
+            s = slice(start, stop)
+            d = clip * g[s]
+            if decoupled:
+                p[s] *= (1 - lr * rate * decay).astype(p.dtype)
+            else:
+                d = d + decay * p[s]
+            m[s] = beta1 * m[s] + (1 - beta1) * d
+            v[s] = beta2 * v[s] + (1 - beta2) * d * d
+            p[s] -= (rate * lr * (m[s] / first) / (self.xp.sqrt(v[s] / second) + eps)).astype(p.dtype)
+
+
+def write(target, values, accumulate):
+    if accumulate:
+        target += values
+    else:
+        target[...] = values
+
+
+def keep_threshold(keep_prob):
+    """A word below this keeps: round(q 2^32)."""
+    return round(keep_prob * 2 ** 32)
+
+
+# -- Philox 4x32-10 -------------------------------------------------------------------------------------------------
+
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85   # the golden ratio and sqrt(3) - 1, added to the key after each round
+
+
+def philox(counter, k0, k1, rounds=10):
+    """Four arrays of 32-bit words in uint64 -> four: the keyed permutation of Salmon et al. 2011, fig. 2 and sect. 4."""
+    c0, c1, c2, c3 = counter
+    for _ in range(rounds):
+        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & 0xFFFFFFFF, (p0 >> 32) ^ c3 ^ k1, p0 & 0xFFFFFFFF
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+# -- activations: (xp, x, alpha) -> f(x), f'(x) ---------------------------------------------------------------------
+
+def _relu(xp, x, alpha):
+    return xp.maximum(x, 0), (x > 0) * 1.0
+
+
+def _leaky_relu(xp, x, alpha):
+    slope = xp.where(x > 0, 1.0, alpha)
+    return x * slope, slope
+
+
+def _elu(xp, x, alpha):
+    below = xp.minimum(x, 0)
+    return xp.where(x > 0, x, alpha * xp.expm1(below)), xp.where(x > 0, 1.0, alpha * xp.exp(below))
+
+
+def _sigmoid(xp, x, alpha=0):
+    small = xp.exp(-xp.abs(x))     # never overflows
+    y = xp.where(x >= 0, 1, small) / (1 + small)
+    return y, y * (1 - y)
+
+
+def _tanh(xp, x, alpha):
+    y = xp.tanh(x)
+    return y, 1 - y * y
+
+
+def _silu(xp, x, alpha):
+    s, _ = _sigmoid(xp, x)
+    return x * s, s * (1 + x * (1 - s))
+
+
+def _softplus(xp, x, alpha):
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x))), _sigmoid(xp, x)[0]
+
+
+def _gelu(xp, x, alpha):
+    P = 0.5 * (1 + _erf(xp, x * SQRT_HALF))
+    return x * P, P + x * INV_SQRT_2PI * xp.exp(-0.5 * x * x)
+
+
+def _erf(xp, x):
+    if xp is np:
+        return np.vectorize(math.erf, otypes=["float64"])(x)
+    from cupyx.scipy.special import erf
+    return erf(x)
+
+
+def _identity(xp, x, alpha):
+    return x.copy(), xp.ones_like(x)
+
+
+ACTIVATIONS = {"identity": _identity, "relu": _relu, "leaky_relu": _leaky_relu, "elu": _elu, "sigmoid": _sigmoid,
+               "tanh": _tanh, "silu": _silu, "softplus": _softplus, "gelu": _gelu}
