@@ -10,20 +10,29 @@ import numpy as np
 
 from nnlite.errors import NnliteError
 
-# Lines of a face per number of points: (number of points, whether the line closes), in the order of the points.
+# Lines of a face per number of points: (first point, number of points, whether the line closes).
 FACE_LINES = {
-    83: ((8, True), (8, True), (10, True), (10, True), (12, False), (12, True), (8, True), (15, False)),
-    68: ((17, False), (5, False), (5, False), (4, False), (5, False), (6, True), (6, True), (12, True), (8, True)),
+    83: ((0, 8, True), (8, 8, True), (16, 10, True), (26, 10, True), (48, 12, True), (60, 8, True), (68, 15, False)),
+    68: ((0, 17, False), (17, 5, False), (22, 5, False), (27, 4, False), (31, 5, False), (36, 6, True), (42, 6, True),
+         (48, 12, True), (60, 8, True)),
 }
+
+# The 12 nose points of the 83 come in two orders: one line around the nose, or ridge, base, wings and the point below
+# the tip. The shorter drawing is the right one.
+NOSES_83 = (
+    (tuple(range(36, 48)),),
+    ((36, 37, 38, 39, 47), (45, 40, 41, 42, 43, 44, 46)),
+)
 
 # Parts of the 83 points, for the axis of neutral weights.
 PARTS_83 = (("eyes", 16), ("brows", 20), ("nose", 12), ("mouth", 20), ("contour", 15))
 
-# Colours that people with any colour vision tell apart (Okabe and Ito 2008; yellow darkened to show on white).
+# Colours that people with any colour vision tell apart (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, WINE, OLIVE = "#CC79A7", "#56B4E9", "#661100", "#B5A800"
-CLASS_COLOURS = (VERMILION, GREEN, BLUE, ORANGE, PURPLE, SKY, WINE, OLIVE)
-GREY, INK, PALE = "#8C8C8C", "#222222", "#E4E4E4"
+PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#F0E442", "#000000"
+CLASS_COLOURS = (VERMILION, GREEN, BLUE, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+GREY, INK, PALE = "#9A9A9A", "#222222", "#E4E4E4"
+DOT = dict(edgecolors=INK, linewidths=0.2)
 MARKERS = "os^DvP"  # after as many classes as colours, the next marker
 SIDES = (0, 90, 180, 270)  # degrees around the third component
 DPI = 120
@@ -38,14 +47,14 @@ def png(figure):
 
 def draw_face(axes, points, *, colour=INK, width=1.3):
     """Draws points (P, 3) from the front: lines where the layout of P points is known, dots otherwise."""
-    lines, start = FACE_LINES.get(len(points)), 0
-    if lines is None:
+    if len(points) not in FACE_LINES:
         axes.plot(points[:, 0], points[:, 1], ".", color=colour, markersize=3)
         return
-    for count, closed in lines:
-        rows = list(range(start, start + count)) + [start] * closed
-        axes.plot(points[rows, 0], points[rows, 1], color=colour, linewidth=width, solid_joinstyle="round")
-        start += count
+    lines = [list(range(start, start + count)) + [start] * closed for start, count, closed in FACE_LINES[len(points)]]
+    if len(points) == 83:
+        lines += min(NOSES_83, key=lambda nose: sum(_length(points[list(line)]) for line in nose))
+    for line in lines:
+        axes.plot(*points[list(line), :2].T, color=colour, linewidth=width, solid_joinstyle="round")
 
 
 def dimensions(kl, latent_norms, neutral_norms, threshold):
@@ -55,6 +64,8 @@ def dimensions(kl, latent_norms, neutral_norms, threshold):
     active = kl > threshold
     order = np.arange(len(kl))
     _bars(panels[0], order, kl, active, "mean KL (nats)")
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(threshold / 10, max(2 * kl.max(), 10 * threshold))
     panels[0].axhline(threshold, color=INK, linewidth=0.8, linestyle="--")
     panels[0].set_title(f"{active.sum()} of {len(kl)} latent dimensions are active (mean KL > {threshold:g} nats)",
                         loc="left")
@@ -63,6 +74,7 @@ def dimensions(kl, latent_norms, neutral_norms, threshold):
     panels[1].set_xlabel("latent dimension")
     if len(neutral_norms):
         _neutral_norms(panels[2], neutral_norms)
+    figure.align_ylabels(panels)
     return figure
 
 
@@ -73,9 +85,9 @@ def reconstructions(columns, *, neutral):
     per cent of the distance between the eyes. `neutral` says whether the model saw the neutral face, and so shows it.
     """
     names = ["neutral"] * neutral + ["face", "reconstruction", "both"]
-    figure = _figure(1.75 * len(columns) + 0.4, 2.15 * len(names) + 0.3)
-    grid = figure.subplots(len(names), len(columns), squeeze=False)
     limits = _limits([face for column in columns for face in column[1:]])
+    figure = _figure(1.8 * len(columns) + 0.4, 1.8 * len(names) * _tallness(limits) + 0.9)
+    grid = figure.subplots(len(names), len(columns), squeeze=False)
     for cells, (title, rest, face, made) in zip(grid.T, columns):
         cells = _faces_only(cells, limits)
         if neutral:
@@ -102,7 +114,7 @@ def scatter_2d(spaces, classes):
     figure = _figure(6.1 * len(spaces), 6.4)
     for axes, (title, z, explained) in zip(figure.subplots(1, len(spaces), squeeze=False)[0], spaces):
         for colour, marker, rows, size in _groups(classes):
-            axes.scatter(z[rows, 0], z[rows, 1], s=size, c=colour, marker=marker, alpha=0.75, linewidths=0)
+            axes.scatter(z[rows, 0], z[rows, 1], s=size, c=colour, marker=marker, alpha=0.8, **DOT)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_title(title, fontsize=12)
         axes.set_xlabel(f"component 1 ({100 * explained[0]:.0f} % of the variance)")
@@ -114,14 +126,14 @@ def scatter_2d(spaces, classes):
 
 def scatter_3d(spaces, classes):
     """First three principal components of each space (a row each), seen from four sides; arguments as scatter_2d."""
-    figure = _figure(14, 3.75 * len(spaces) + 0.5)
+    figure = _figure(14, 3.45 * len(spaces) + 0.5)
     for row, (title, z, _) in enumerate(spaces):
         for column, side in enumerate(SIDES):
             axes = figure.add_subplot(len(spaces), len(SIDES), row * len(SIDES) + column + 1, projection="3d")
             for colour, marker, rows, size in _groups(classes):
-                axes.scatter(*z[rows, :3].T, s=0.45 * size, c=colour, marker=marker, alpha=0.7, linewidths=0)
+                axes.scatter(*z[rows, :3].T, s=0.45 * size, c=colour, marker=marker, alpha=0.8, **DOT)
             _box(axes, z[:, :3], side)
-            axes.set_title(f"{title}, {side}°", fontsize=11, y=0.98)
+            axes.set_title(f"{title}, {side}°", fontsize=11, y=1.03)
     _legend(figure, classes)
     return figure
 
@@ -132,11 +144,10 @@ def generated(faces, values, across, down, neutral):
     across, down: the dimensions' numbers; neutral (P, 3): the given neutral face, or None for a model without one.
     """
     count = len(values)
-    figure = _figure(9.6 if neutral is not None else 8, 8.4)
-    grid = figure.add_gridspec(count, count + (neutral is not None),
-                               width_ratios=[1] * count + [1.5] * (neutral is not None))
-    shown = list(faces.reshape(count * count, *faces.shape[2:])) + ([neutral] if neutral is not None else [])
-    limits = _limits(shown)
+    given = [] if neutral is None else [neutral]
+    limits = _limits(list(faces.reshape(count * count, *faces.shape[2:])) + given)
+    figure = _figure(1.5 * (count + 1.5 * len(given)) + 0.7, 1.5 * count * _tallness(limits) + 0.9)
+    grid = figure.add_gridspec(count, count + len(given), width_ratios=[1] * count + [1.5] * len(given))
     for row in range(count):
         for column in range(count):
             cell = _faces_only([figure.add_subplot(grid[row, column])], limits)[0]
@@ -146,9 +157,9 @@ def generated(faces, values, across, down, neutral):
                 cell.set_xlabel(f"{values[column]:g}", fontsize=11)
             if column == 0:
                 cell.set_ylabel(f"{values[count - 1 - row]:g}", fontsize=11, rotation=0, labelpad=16, va="center")
-    if neutral is not None:
+    for face in given:
         cell = _faces_only([figure.add_subplot(grid[1:-1, count])], limits)[0]
-        draw_face(cell, neutral, colour=BLUE)
+        draw_face(cell, face, colour=BLUE)
         cell.set_title("given neutral face", fontsize=11, color=BLUE)
     figure.suptitle(f"Generated faces: latent dimension {across} across, {down} upwards, all others 0", fontsize=12)
     return figure
@@ -167,7 +178,9 @@ def learning(records):
         best = int(np.argmax(values))
         elbo.axvline(steps[best], color=INK, linewidth=0.8, linestyle="--")
         elbo.set_title(f"best {values[best]:.1f} at {steps[best]:.0f}: the final model", loc="right", fontsize=10)
-    _curve(speed, *_series(records, "iterations_per_second"), GREEN)
+    steps, values = _series(records, "iterations_per_second")
+    speed.fill_between(steps, values, color=GREEN, alpha=0.35, linewidth=0)
+    _plain(speed)
     speed.set_ylim(bottom=0)
     speed.set_title("Iterations per second", loc="left")
     speed.set_xlabel("iteration")
@@ -220,6 +233,17 @@ def _neutral_norms(axes, norms):
             axes.axvline(end - 0.5, color=GREY, linewidth=0.8, linestyle=":")
 
 
+def _length(line):
+    """Length of a line through points (m, 3)."""
+    return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
+
+
+def _tallness(limits):
+    """Height of a cell for a face over its width."""
+    (left, bottom), (right, top) = limits
+    return (top - bottom) / (right - left)
+
+
 def _limits(faces):
     points = np.concatenate([face[:, :2] for face in faces])
     low, high = points.min(axis=0), points.max(axis=0)
@@ -264,7 +288,8 @@ def _legend(figure, classes):
     label, names, _ = classes
     styles = [_style(value) for value in range(len(names) - 1)] + [(GREY, "o")]
     present = [value in label for value in range(len(names) - 1)] + [bool((label < 0).any())]
-    handles = [Line2D([], [], linestyle="", marker=marker, markersize=8, color=colour, markeredgewidth=0, label=name)
+    handles = [Line2D([], [], linestyle="", marker=marker, markersize=8, color=colour, markeredgecolor=INK,
+                      markeredgewidth=0.4, label=name)
                for (colour, marker), name, there in zip(styles, names, present) if there]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 9), frameon=False, fontsize=11,
                   handletextpad=0.1)
@@ -272,11 +297,11 @@ def _legend(figure, classes):
 
 def _box(axes, z, side):
     """Equal units along all three axes, seen from `side` degrees around the third component."""
-    low, high = np.percentile(z, (0, 100), axis=0)
-    middle, reach = (low + high) / 2, (high - low).max() / 2 * 1.02
+    low, high = np.percentile(z, (0.5, 99.5), axis=0)  # a few far faces must not make all others small
+    middle, reach = (low + high) / 2, (high - low).max() / 2 * 1.1
     axes.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach),
              zlim=(middle[2] - reach, middle[2] + reach))
-    axes.set_box_aspect((1, 1, 1), zoom=1.08)
+    axes.set_box_aspect((1, 1, 1), zoom=1.14)
     axes.view_init(elev=18, azim=side + 35)
     axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
     axes.set_xlabel("component 1", fontsize=9, labelpad=-12)
@@ -294,7 +319,7 @@ def _series(records, key):
 def _curve(axes, steps, values, colour, marker=None):
     axes.plot(steps, values, color=colour, linewidth=1.5, marker=marker, markersize=4)
     _plain(axes)
-    late = values[len(values) // 10:]
+    late = values[max(1, len(values) // 10):]
     if len(late) > 1 and np.ptp(values) > 3 * np.ptp(late) > 0:
         # The first values are far off and would press the rest into a line.
         margin = 0.08 * np.ptp(late)

@@ -19,6 +19,10 @@ class ReferenceOps:
     array_type = np.ndarray
     array_name = "NumPy"
 
+    def device_line(self):
+        """What computes, for people."""
+        return f"{self.name} ops on {self.array_name}"
+
     # -- arrays --------------------------------------------------------------------------------------------------
 
     def empty(self, shape, dtype):

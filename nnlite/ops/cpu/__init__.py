@@ -26,6 +26,10 @@ class CpuOps(ReferenceOps):
         numba.set_num_threads(threads)
         self.threads = threads
 
+    def device_line(self):
+        products = f"one pool with {blas.blas.path}" if blas.blas else "products by NumPy's own BLAS threads"
+        return f"cpu, {self.threads} threads (Numba {numba.__version__}, {products})"
+
     def _chunks(self, work):
         """How many pieces work elements are cut into."""
         return max(1, min(self.threads, work // GRAIN))

@@ -1,0 +1,69 @@
+"""Checkpoints: one HDF5 file with the flat parameters, the table of their names, and what training needs to go on.
+
+Written through nnlite.files.replacing: whatever happens, there is the old one or the new one, never half of one.
+"""
+
+import pathlib
+
+import h5py
+import numpy as np
+
+from .errors import NnliteError, expected
+from .files import replacing
+
+FORMAT = "nnlite checkpoint 1"
+
+
+def save(path, model, optimiser=None, **attributes):
+    """Write the model's parameters and state, the optimiser's moments, and attributes (numbers or strings)."""
+    ops, parameters = model.ops, model.parameters
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        file["parameters"] = ops.to_host(parameters.values)
+        file["parameters"].attrs["names"] = [entry.name for entry in parameters.table]
+        file["parameters"].attrs["shapes"] = [str(entry.shape) for entry in parameters.table]
+        for name, array in model.state.items():
+            file[f"state/{name}"] = ops.to_host(array)
+        if optimiser is not None:
+            for name, array in optimiser.state().items():
+                file[f"optimiser/{name}"] = ops.to_host(array)
+
+
+def load(path, model, optimiser=None):
+    """Read what save() wrote into model and optimiser; returns the attributes. All is checked before any is changed.
+
+    Raises NnliteError for a missing, truncated or foreign file, and for one of another model (the first parameter
+    that differs is named).
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise expected(str(path), "a checkpoint", "no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = dict(file.attrs)
+            if attributes.pop("format", None) != FORMAT:
+                raise expected(str(path), "a checkpoint of nnlite", "an HDF5 file of another kind")
+            dataset = file["parameters"]
+            found = list(zip(dataset.attrs["names"], dataset.attrs["shapes"]))
+            arrays = [(model.parameters.values, dataset[()])]
+            arrays += [(array, file[f"state/{name}"][()]) for name, array in model.state.items()]
+            if optimiser is not None:
+                arrays += [(array, file[f"optimiser/{name}"][()]) for name, array in optimiser.state().items()]
+    except NnliteError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise expected(str(path), "a checkpoint of nnlite", f"a file that cannot be read as one ({error})") from None
+    wanted = [(entry.name, str(entry.shape)) for entry in model.parameters.table]
+    for ours, theirs in zip(wanted, found):
+        if ours != theirs:
+            raise expected(str(path), f"parameter '{ours[0]}' {ours[1]}", f"'{theirs[0]}' {theirs[1]}")
+    if len(wanted) != len(found):
+        raise expected(str(path), f"{len(wanted)} parameters", f"{len(found)}")
+    for target, values in arrays:
+        if target.shape != values.shape or target.dtype != values.dtype:
+            raise expected(str(path), f"an array {target.shape} {target.dtype}", f"{values.shape} {values.dtype}")
+    for target, values in arrays:
+        model.ops.copy_into(target, np.asarray(values))
+    return attributes

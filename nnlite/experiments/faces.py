@@ -1,0 +1,129 @@
+"""Face VAEs on landmarks: batches of faces and triplets in, one optimiser step out."""
+
+import numpy as np
+
+from ..data.batches import Batches
+from ..errors import expected
+from ..models import MODELS
+from ..models.vae import Batch
+from ..optim import Adam
+
+VALIDATION_STEP = 2 ** 62   # random numbers of a validation: the same each time, and none of training's
+CHUNK = 1000                # rows of a validation evaluated at once
+
+
+class FaceExperiment:
+    """faces: Faces; triplets: split -> Triplets, needed by vae3; settings: see nnlite.settings."""
+
+    def __init__(self, settings, faces, triplets, ops, *, dtype="float32", seed=0):
+        self.settings, self.faces, self.ops = settings, faces, ops
+        self.triplets = triplets if settings["model"] == "vae3" else {}
+        self.model = MODELS[settings["model"]](
+            settings["encoder"], settings["decoder"], reconstruction_variance=settings["reconstruction_variance"],
+            topological_variance=settings["topological_variance"], samples=settings["samples"],
+            triplet_samples=settings["triplet_samples"], keep_prob=settings["keep_prob"],
+        ).build(ops, dtype=dtype, seed=seed)
+        self.optimiser = Adam(self.model.parameters, lr=settings["learning_rate"])
+        self._place_data(dtype, seed)
+        self._step = ops.capture(self._forward_backward_update)   # one CUDA graph where there is a GPU
+
+    def _place_data(self, dtype, seed):
+        """Faces on the device, and buffers at fixed places for what changes from step to step."""
+        ops, faces, settings = self.ops, self.faces, self.settings
+        self.x = ops.asarray(faces.x, dtype)                                                   # (n, D)
+        if self.model.conditional:
+            self.inputs = ops.asarray(np.concatenate([faces.x, faces.x[faces.neutral]], 1), dtype)  # (n, 2D)
+        else:
+            self.inputs = self.x
+        self.train_rows = faces.split["train"]
+        self.batches = Batches(len(self.train_rows), settings["batch_size"], seed=seed, name="batches")
+        B, V = settings["batch_size"], settings["triplet_batch"] if self.triplets else 0
+        self.rows = ops.zeros((B + 3 * V,), "int32")       # data rows, references, plus faces, minus faces
+        self.neutral_rows = ops.zeros((B,), "int32")
+        self.weight = ops.zeros((V,), dtype) if V else None
+        if V:
+            if not len(self.triplets["train"].rows):
+                raise expected("triplets", "at least one in the training part", "none")
+            self.triplet_batches = Batches(len(self.triplets["train"].rows), V, seed=seed, name="triplet batches")
+
+    def restart(self):
+        """Parameters and optimiser as they were before the first step."""
+        self.model.rng.set_step(0)
+        self.model.parameters.initialise(self.model.rng)
+        for array in self.optimiser.state().values():
+            array[...] = 0
+
+    def step(self, iteration):
+        """One training step; returns the loss terms of its batch, {name: value}."""
+        self.prepare(iteration)
+        return self._step()
+
+    def _forward_backward_update(self):
+        terms = self.forward_backward()
+        self.optimiser.step()
+        return terms
+
+    def prepare(self, iteration):
+        """Put everything that depends on the iteration where forward_backward() finds it."""
+        rows = self.train_rows[self.batches.rows(iteration)]
+        self.ops.copy_into(self.neutral_rows, self.faces.neutral[rows])
+        if self.triplets:
+            chosen = self.triplet_batches.rows(iteration)
+            part = self.triplets["train"]
+            rows = np.concatenate([rows, part.rows[chosen].T.reshape(-1)])
+            self.ops.copy_into(self.weight, part.weight[chosen])
+        self.ops.copy_into(self.rows, rows)
+        self.model.rng.set_step(iteration)
+        self._set_weights(iteration)
+
+    def forward_backward(self):
+        """The loss terms of the prepared batch, and the gradients of their sum."""
+        ops, B = self.ops, len(self.neutral_rows)
+        y = ops.take_rows(self.x, self.neutral_rows) if self.model.conditional else None
+        batch = Batch(ops.take_rows(self.inputs, self.rows), ops.take_rows(self.x, self.rows[:B]), y, self.weight)
+        self.model.zero_grad()
+        return self.model.terms(batch, train=True)
+
+    def _set_weights(self, iteration):
+        settings = self.settings
+        beta = min(1.0, iteration / settings["anneal"]) if settings["anneal"] else 1.0
+        self.model.set_weights(
+            points=len(self.train_rows), batch_size=settings["batch_size"], beta=beta,
+            triplets=len(self.triplets["train"].rows) if self.triplets else 0,
+            triplet_batch=settings["triplet_batch"],
+            triplet_beta=beta if settings["anneal_mode"] == "prior" else 1.0)
+
+    def validate(self, split="validation"):
+        """The ELBO of a split per point (beta = 1, no dropout, L samples each) and its parts, {name: number}.
+
+            ELBO = -(D/2) ln(2 pi s^2) - reconstruction - KL - triplets
+        """
+        ops, model, rows = self.ops, self.model, self.faces.split[split]
+        parts = {"reconstruction": 0.0, "kl": 0.0}
+        for chunk, start in enumerate(range(0, len(rows), CHUNK)):
+            model.rng.set_step(VALIDATION_STEP + chunk)
+            some = rows[start:start + CHUNK].astype(np.int32)
+            model.set_weights(points=1, batch_size=len(some))
+            y = ops.take_rows(self.x, ops.asarray(self.faces.neutral[some])) if model.conditional else None
+            some = ops.asarray(some)
+            batch = Batch(ops.take_rows(self.inputs, some), ops.take_rows(self.x, some), y, None)
+            for name, value in model.terms(batch, train=False).items():
+                parts[name] += float(value) * len(some) / len(rows)
+        if self.triplets:
+            parts["triplets"] = self._validate_triplets(self.triplets[split], len(rows))
+        elbo = model.elbo_constant() - sum(parts.values())
+        return {f"{split}_elbo": elbo, **{f"{split}_{name}": value for name, value in parts.items()}}
+
+    def _validate_triplets(self, triplets, points):
+        """phi(Z, S) / lambda per point, the mean over M samples."""
+        ops, model, total = self.ops, self.model, 0.0
+        scale = 1 / (points * model.triplet_samples * model.topological_variance)
+        for chunk, start in enumerate(range(0, len(triplets.rows), CHUNK // 3)):
+            model.rng.set_step(VALIDATION_STEP + chunk)
+            rows = triplets.rows[start:start + CHUNK // 3].T.reshape(-1).astype(np.int32)
+            h = model.encoder.forward(ops.take_rows(self.inputs, ops.asarray(rows)))
+            weight = ops.asarray(triplets.weight[start:start + CHUNK // 3], model.dtype)
+            value, _ = ops.triplet_softplus(model.sample_triplets.forward(h), weight, scale)
+            total += float(value)
+        return total
+

@@ -1,0 +1,106 @@
+"""Every documented experiment, as data: settings, and what was published for them.
+
+A preset is a dict of settings (see nnlite.settings) over COMMON and its data set's part. PUBLISHED holds the
+validation figures of the source (a master's thesis on representation learning of facial expressions with VAEs):
+posed: accuracy, satisfied triplets, active dimensions; spontaneous: F1, share of satisfied triplets of confidence 5,
+active dimensions; None where the source gives none.
+"""
+
+COMMON = {"learning_rate": 1e-4, "keep_prob": 0.9, "triplet_batch": 10, "samples": 3, "triplet_samples": 10,
+          "iterations": 100_000, "validate_every": 2_500}
+DATA = {"posed": {"batch_size": 200}, "spontaneous": {"batch_size": 250}}
+
+ENCODERS = {"A": [498, 240, 120, 60, 30], "B": [498, 480, 240, 120, 60, 30], "C": [498, 600, 400, 200, 100, 50],
+            "E": [498, 400, 200, 100, 50]}
+DECODERS = {"a": [279, 300, 400, 300, 249], "b": [279, 300, 500, 300, 249], "c": [299, 300, 400, 300, 249]}
+PLAIN = {"small": [249, 120, 60, 30], "medium": [249, 240, 120, 60, 30], "large": [249, 300, 200, 100, 50]}
+
+# (encoder, s^2, annealing in thousands of iterations, published); the decoder is the encoder reversed
+POSED_M1 = [
+    ("small", 1e-4, 0, (.544, .563, 30)), ("small", 1e-4, 50, (.520, .571, 30)), ("small", 1e-4, 100, (.544, .565, 30)),
+    ("medium", 1e-4, 0, (.544, .565, 30)), ("medium", 1e-4, 50, (.556, .575, 30)),
+    ("medium", 1e-4, 100, (.536, .572, 30)),
+    ("small", 1e-3, 0, (.536, .572, 20)), ("small", 1e-3, 50, (.544, .557, 25)), ("small", 1e-3, 100, (.544, .560, 29)),
+    ("medium", 1e-3, 0, (.512, .556, 17)), ("medium", 1e-3, 50, (.524, .554, 21)),
+    ("medium", 1e-3, 100, (.516, .557, 27)),
+]
+SPONTANEOUS_M1 = [
+    ("small", 1e-4, 0, (.576, None, None)), ("small", 1e-4, 50, (.591, None, None)),
+    ("small", 1e-4, 100, (.594, None, None)),
+    ("medium", 1e-4, 0, (.584, None, None)), ("medium", 1e-4, 50, (.589, None, None)),
+    ("medium", 1e-4, 100, (.597, None, None)),
+    ("large", 1e-4, 0, (.580, None, None)), ("large", 1e-4, 50, (.588, None, None)),
+    ("large", 1e-4, 100, (.586, None, None)),
+]
+# (encoder/decoder, s^2, annealing, published)
+POSED_M2 = [
+    ("A/a", 1e-4, 0, (.620, .594, 30)), ("A/a", 1e-4, 50, (.628, .598, 30)), ("A/a", 1e-4, 100, (.664, .595, 30)),
+    ("A/a", 5e-4, 0, (.616, .593, 16)), ("A/a", 5e-4, 50, (.636, .580, 21)), ("A/a", 5e-4, 100, (.624, .572, 25)),
+    ("A/a", 1e-3, 0, (.592, .606, 13)), ("A/a", 1e-3, 50, (.616, .581, 15)), ("A/a", 1e-3, 100, (.620, .572, 17)),
+]
+SPONTANEOUS_M2 = [
+    ("A/a", 1e-4, 0, (.603, None, 30)), ("A/a", 1e-2, 0, (.576, None, 5)), ("A/a", 1e-2, 50, (.588, None, 9)),
+    ("A/a", 1e-2, 100, (.587, None, 11)), ("A/a", 1e-3, 0, (.602, None, 13)), ("A/a", 1e-3, 50, (.594, None, 16)),
+    ("A/a", 1e-3, 100, (.596, None, 19)),
+]
+# (encoder/decoder, s^2, lambda, annealing, published)
+POSED_M3_KL = [
+    ("A/a", 1e-3, .01, 0, (.620, .742, 30)), ("A/a", 1e-3, .01, 50, (.636, .748, 30)),
+    ("A/a", 1e-3, .01, 100, (.644, .754, 30)),
+    ("A/a", 1e-3, .04, 0, (.660, .741, 24)), ("A/a", 1e-3, .04, 50, (.604, .734, 22)),
+    ("A/a", 1e-3, .04, 100, (.664, .750, 30)),
+    ("B/a", 1e-3, .04, 100, (.724, .761, 30)), ("B/b", 1e-3, .04, 100, (.676, .751, 30)),
+    ("C/c", 1e-3, .04, 100, (.708, .760, 39)),
+    ("A/a", 5e-4, .04, 100, (.680, .750, 30)), ("A/a", 1e-4, .04, 100, (.656, .693, 30)),
+]
+POSED_M3_PRIOR = [
+    ("A/a", 1e-3, .04, 50, (.676, .747, 22)), ("A/a", 1e-3, .04, 100, (.680, .730, 27)),
+    ("B/a", 1e-3, .04, 50, (.676, .746, 25)), ("C/c", 1e-3, .04, 50, (.704, .729, 22)),
+    ("E/c", 1e-3, .04, 50, (.700, .725, 26)), ("B/a", 1e-3, .04, 100, (.708, .760, 25)),
+    ("B/b", 1e-3, .04, 100, (.704, .748, 27)), ("C/c", 1e-3, .04, 100, (.696, .740, 33)),
+    ("B/a", 1e-3, .04, 100, (.696, .745, 27)),   # the same settings as row 6: the source lists both
+    ("A/a", 5e-4, .04, 100, (.656, .714, 30)), ("A/a", 1e-4, .04, 100, (.648, .674, 30)),
+]
+SPONTANEOUS_M3_KL = [
+    ("A/a", 1e-3, 1e-3, 0, (.624, .758, None)), ("A/a", 1e-3, 1e-3, 50, (.610, .741, None)),
+    ("A/a", 1e-3, 1e-3, 100, (.618, .762, None)),
+    ("A/a", 1e-3, 1e-4, 0, (.622, .837, None)), ("A/a", 1e-3, 1e-4, 50, (.618, .834, None)),
+    ("A/a", 1e-3, 1e-4, 100, (.614, .848, None)),
+]
+SPONTANEOUS_M3_PRIOR = [
+    ("A/a", 1e-3, 1e-3, 50, (.605, .730, None)), ("A/a", 1e-3, 1e-3, 100, (.606, .736, None)),
+    ("A/a", 1e-3, 1e-4, 50, (.627, .839, None)), ("A/a", 1e-3, 1e-4, 100, (.620, .839, None)),
+    ("A/a", 1e-3, 5e-4, 50, (.621, .779, None)),
+    ("B/a", 1e-3, 5e-4, 50, (.603, .767, None)), ("C/c", 1e-3, 5e-4, 50, (.618, .756, None)),
+    ("E/c", 1e-3, 5e-4, 50, (.620, .779, None)),
+]
+
+PRESETS, PUBLISHED = {}, {}
+
+
+def _add(family, model, data, rows, mode="kl"):
+    for number, (networks, variance, *topological, anneal, published) in enumerate(rows, 1):
+        if model == "vae1":
+            encoder, decoder = PLAIN[networks], PLAIN[networks][::-1]
+        else:
+            encoder, decoder = ENCODERS[networks[0]], DECODERS[networks[2]]
+        PRESETS[f"{family}-{number}"] = {
+            **COMMON, **DATA[data], "model": model, "kind": data, "encoder": list(encoder), "decoder": list(decoder),
+            "reconstruction_variance": variance, "topological_variance": topological[0] if topological else 1.0,
+            "anneal": anneal * 1000, "anneal_mode": mode}
+        PUBLISHED[f"{family}-{number}"] = published
+
+
+_add("posed-m1", "vae1", "posed", POSED_M1)
+_add("posed-m2", "vae2", "posed", POSED_M2)
+_add("posed-m3-kl", "vae3", "posed", POSED_M3_KL)
+_add("posed-m3-prior", "vae3", "posed", POSED_M3_PRIOR, "prior")
+_add("spontaneous-m1", "vae1", "spontaneous", SPONTANEOUS_M1)
+_add("spontaneous-m2", "vae2", "spontaneous", SPONTANEOUS_M2)
+_add("spontaneous-m3-kl", "vae3", "spontaneous", SPONTANEOUS_M3_KL)
+_add("spontaneous-m3-prior", "vae3", "spontaneous", SPONTANEOUS_M3_PRIOR, "prior")
+
+# The published best of each model: what `--model` alone means.
+BEST = {("vae1", "posed"): "posed-m1-5", ("vae2", "posed"): "posed-m2-3", ("vae3", "posed"): "posed-m3-kl-7",
+        ("vae1", "spontaneous"): "spontaneous-m1-6", ("vae2", "spontaneous"): "spontaneous-m2-1",
+        ("vae3", "spontaneous"): "spontaneous-m3-prior-3"}

@@ -1,0 +1,130 @@
+"""Run folders: what is in them, how one is begun and opened again.
+
+    config.json      model, preset, data, triplets, iterations, seed, dtype, settings
+    metrics.jsonl    one JSON object a line: iteration, loss, iterations_per_second, validation values
+    last.h5          the newest checkpoint, with the optimiser's state
+    best.h5          the parameters with the best validation value
+    report/          what evaluate writes
+"""
+
+import json
+import pathlib
+
+from . import __version__, checkpoint
+from .data import collection, landmarks, synthetic, triplets
+from .errors import NnliteError, expected
+from .experiments import EXPERIMENTS
+from .files import remove_leftovers, replacing
+from .ops import get_ops
+
+BUILT_IN = {"built-in posed": synthetic.posed, "built-in spontaneous": synthetic.spontaneous}
+
+
+def load_faces(data):
+    """The prepared Faces of a file or folder, or of a name in BUILT_IN."""
+    return landmarks.prepare(BUILT_IN[data]() if data in BUILT_IN else landmarks.read(pathlib.Path(data)))
+
+
+def load_triplets(source, faces):
+    """split -> Triplets: from a file; without one artificial triplets for posed faces, for spontaneous ones the
+    collection with simulated workers."""
+    if source:
+        return triplets.read(pathlib.Path(source), faces)
+    if faces.landmarks.kind == "posed":
+        return triplets.artificial_splits(faces)
+    return collection.collected_splits(faces)
+
+
+class Run:
+    """A run folder with its data and model: path, config, faces, triplets, experiment, model."""
+
+    def __init__(self, path, config, faces, triplets, ops):
+        self.path, self.config, self.faces, self.triplets = pathlib.Path(path), config, faces, triplets
+        self.experiment = EXPERIMENTS[config["model"]](
+            config["settings"], faces, triplets, ops, dtype=config["dtype"], seed=config["seed"])
+        self.model = self.experiment.model
+
+    def begin(self):
+        """Make the folder and write config.json; it must not hold a run yet."""
+        check_free(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path / "config.json") as temporary:
+            pathlib.Path(temporary).write_text(json.dumps(self.config, indent=1) + "\n")
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save_last(self, progress):
+        """progress: {name: number} that training needs to go on, `iteration` among them."""
+        checkpoint.save(self.path / "last.h5", self.model, self.experiment.optimiser, **progress)
+
+    def load_last(self):
+        """The progress saved with last.h5, or None where there is none yet; metrics.jsonl is cut back to it."""
+        remove_leftovers(self.path)
+        path = self.path / "last.h5"
+        progress = checkpoint.load(path, self.model, self.experiment.optimiser) if path.exists() else None
+        self._cut_metrics(int(progress["iteration"]) if progress else 0)
+        return progress
+
+    def save_best(self, **attributes):
+        checkpoint.save(self.path / "best.h5", self.model, **attributes)
+
+    def load_best(self):
+        return checkpoint.load(self.path / "best.h5", self.model)
+
+    # -- metrics -------------------------------------------------------------------------------------------------
+
+    def add_metrics(self, values):
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def _cut_metrics(self, iteration):
+        """Drop the lines of iterations that will be done again, and one that a killed process left half written."""
+        path, kept = self.path / "metrics.jsonl", []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                if json.loads(line)["iteration"] <= iteration:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue
+        with replacing(path) as temporary:
+            pathlib.Path(temporary).write_text("".join(kept))
+
+
+def new_config(*, model, preset, data, triplets, settings, seed, dtype):
+    return {"nnlite": __version__, "model": model, "preset": preset, "data": data, "triplets": triplets,
+            "iterations": settings["iterations"], "seed": seed, "dtype": dtype, "settings": settings}
+
+
+def open_run(path, device="auto"):
+    """The Run in a folder, with data and model as config.json says, parameters not yet loaded."""
+    path = pathlib.Path(path)
+    if not (path / "config.json").is_file():
+        raise expected(str(path), "a run folder with a config.json", "none")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        data, features = config["data"], config["settings"]["decoder"][-1]
+    except (ValueError, KeyError, TypeError) as error:
+        raise expected(str(path / "config.json"), "the settings of a run", f"{type(error).__name__} {error}") from None
+    ops = get_ops(device)
+    faces = load_faces(data)
+    if faces.x.shape[1] != features:
+        raise expected(data, f"faces of {features} numbers, as the run was begun with", f"{faces.x.shape[1]}")
+    return Run(path, config, faces, load_triplets(config["triplets"], faces), ops)
+
+
+def check_free(path):
+    """Raise if a run folder already holds a run."""
+    held = [name for name in ("config.json", "last.h5", "best.h5") if (pathlib.Path(path) / name).exists()]
+    if held:
+        raise NnliteError(f"{path}: expected a folder without a run (--resume {path} goes on with this one), got one "
+                          f"that holds {held[0]}")
+    if pathlib.Path(path).exists() and not pathlib.Path(path).is_dir():
+        raise expected(str(path), "a folder for the run", "a file")
+
+
+def free_folder(name, root="runs"):
+    """runs/NAME-1, or the next number that is not taken."""
+    number = 1
+    while (pathlib.Path(root) / f"{name}-{number}").exists():
+        number += 1
+    return pathlib.Path(root) / f"{name}-{number}"
