@@ -76,8 +76,8 @@ def questions(args):
     print(f"{len(asked.images)} images, {len(asked.rows)} questions: {one} about one person, "
           f"{len(asked.rows) - one} about three")
     if len(asked.incomplete):
-        print(f"{len(asked.incomplete)} images stand in fewer than 3 + 3 questions: their person has fewer than 3 of them, "
-              "or more than half as many as all others of the split")
+        print(f"{len(asked.incomplete)} images stand in fewer than 3 + 3 questions: their person has fewer than 3 of "
+              "them, or more than half as many as all others of the split")
     print(f"{sheet}: {len(sets)} HITs of {collection.PER_HIT} questions and one of {len(asked.test)} test questions, "
           f"each for {collection.VOTES} workers")
 
@@ -94,7 +94,7 @@ def _landmarks(path):
 
 
 def simulate(args):
-    """Writes simulated workers' answers to a sheet: questions.csv -> answers.csv, again-1.csv -> answers-1.csv."""
+    """Answers a sheet by simulated workers: questions.csv -> answers.csv, again-1.csv -> answers-1.csv."""
     folder = Path(args.folder)
     sheet = Path(args.sheet) if args.sheet else folder / "questions.csv"
     batch = sheet.stem.removeprefix("questions").removeprefix("again")

@@ -112,7 +112,7 @@ class Draws:
         """Values in about [-2, 2], in random order, at least 2.5 h from each other and more than h from zero."""
         n = math.prod(shape)
         words = self.ops.random_words(2, max(n, 1), self.rng.key("gradcheck " + name))[:, :n]
-        spacing = max(2 * SPREAD / max(n, 1), 2.5 * STEP)
+        spacing = max(2 * SPREAD / (n + 1), 2.5 * STEP)
         # Half a step off zero; moved a little, so that no two are equally far from zero.
         slack = (spacing - 2.5 * STEP) / 4 * (words[1] / 2.0 ** 31 - 1)
         values = (np.arange(n) - n // 2 + 0.5) * spacing + slack
@@ -356,7 +356,7 @@ def check_layer(layer, *inputs, seed=0, ops=None, direction=False):
     Raises NnliteError if forward does not run on these inputs.
     """
     ops, draws = ops or get_ops("reference"), Draws(seed)
-    layer.build(ops, dtype="float64", seed=seed)
+    build(layer, ops, seed)
     gradients = Gradients(layer, draws)
     check = LayerRun(layer, ops, inputs, draws)
     report = Report(f"{type(layer).__name__} {', '.join(str(value.shape) for value in check.values)} on {ops.name}")
@@ -368,6 +368,16 @@ def check_layer(layer, *inputs, seed=0, ops=None, direction=False):
         for name, value in layer.state.items():
             ops.copy_into(value, state[name])
     return report
+
+
+def build(layer, ops, seed):
+    try:
+        layer.build(ops, dtype="float64", seed=seed)
+    except NnliteError:
+        raise
+    except Exception as error:
+        raise expected(type(layer).__name__, "parameters that can be made",
+                       f"{type(error).__name__}: {error} ({where(error)})") from error
 
 
 class LayerRun:
@@ -541,7 +551,7 @@ def has_kink(evaluate, dy, variable, index):
 def check_adjoint(layer, shape, *, seed=0, ops=None):
     """<f(x) - f(0), dy> = <x, backward(dy)> for a layer that is linear in x up to a constant: exact to rounding."""
     ops, draws = ops or get_ops("reference"), Draws(seed)
-    layer.build(ops, dtype="float64", seed=seed)
+    build(layer, ops, seed)
     check = LayerRun(layer, ops, (shape,), draws)
     report = Report(f"{type(layer).__name__} {shape} on {ops.name}, adjoint", faults=check.faults)
     x, y = check.values[0], check.evaluate()

@@ -7,6 +7,7 @@ the model. Everything lands in the run's folder `report/`: metrics.json and PNG 
 
 import json
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from nnlite.errors import NnliteError, expected
 SPLITS = ("train", "validation", "test")
 PCA_SIZES = (50, 40, 30, 20)
 CHOICES_OF_C = (0.1, 1, 10, 100)
-SVM_ROWS = 10_000    # at most so many training faces; of more, every k-th is taken (frames of a video repeat themselves)
-SVM_STEPS = 1000     # Newton steps; a fit takes 5 to 30
+SVM_ROWS = 10_000    # at most so many training faces; of more, every k-th (frames of a video repeat themselves)
+SVM_STEPS = 10_000   # Newton steps; most fits take 5 to 30, small sets that a plane separates up to 2000
 PLOT_ROWS = 3000     # points of a scatter plot
 COLUMNS = 8          # faces in the picture of reconstructions
 GRID = (-5.0, -2.5, 0.0, 2.5, 5.0)
@@ -39,11 +40,12 @@ class Representation:
 def evaluate(run, *, progress=print):
     """Evaluates an opened run: writes report/metrics.json and the pictures, reports the tables, gives the metrics.
 
-    progress is called with lines of text. The result, all of it fit for JSON: {"model", "preset", "data", "iterations",
-    "kind", "labels", "faces": {split: n}, "svm": {...}, "representations": [{"name", "dimensions", "C", split: scores}],
-    "active": {...}, "classes": [...]}. Scores of posed faces are {"accuracy", "triplets"}, of spontaneous ones
-    {"precision", "recall", "f1", "auc", "triplets"}; triplets are {"all": share, "5": share, …} or {}. Undefined values
-    are None. The same run gives the same bytes. Raises NnliteError where the extra `report` is missing.
+    progress is called with lines of text. The result, all of it fit for JSON: {"model", "preset", "data",
+    "iterations", "kind", "faces": {split: n}, "svm": {...}, "representations": [{"name", "dimensions", "C",
+    split: scores}], "classes": [...] (of the model, on the test part), "active": {...}}. Scores of posed faces are
+    {"accuracy", "triplets"}, of spontaneous ones {"precision", "recall", "f1", "auc", "triplets"}; triplets are
+    {"all": share, "5": share, …} or {}. Undefined values are None. The same run gives the same bytes. Raises
+    NnliteError where the extra `report` is missing.
     """
     _require_extra()
     faces = run.faces
@@ -59,7 +61,9 @@ def evaluate(run, *, progress=print):
     result["representations"] = []
     for space in spaces:
         progress(f"linear SVM on {space.name} ({space.z.shape[1]} dimensions)")
-        row, details, failures = _judge(space, faces, run.triplets, every)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Liblinear failed to converge")  # counted instead
+            row, details, failures = _judge(space, faces, run.triplets, every)
         result["representations"].append(row)
         result["svm"]["not_converged"] += failures
     result["classes"] = details  # of the last one, the model
@@ -194,11 +198,13 @@ def format_tables(result):
     levels = _confidences(result)
     heads = [{"f1": "F1", "auc": "AUC"}.get(measure, measure) for measure in measures]
     heads += ["triplets" if level == "all" else f"conf. {level}" for level in levels]
-    lines = [[row["name"], str(row["dimensions"]), f"{row['C']:g}"]
-             + [_number(row[split][measure]) if measure else _number(row[split]["triplets"].get(level))
-                for split in ("validation", "test")
-                for measure, level in [(m, None) for m in measures] + [(None, v) for v in levels]]
-             for row in result["representations"]]
+    lines = []
+    for row in result["representations"]:
+        cells = [row["name"], str(row["dimensions"]), f"{row['C']:g}"]
+        for split in ("validation", "test"):
+            cells += [_number(row[split][measure]) for measure in measures]
+            cells += [_number(row[split]["triplets"].get(level)) for level in levels]
+        lines.append(cells)
     what = "Emotion by linear SVM" if posed else "Action units by linear SVM"
     texts = [what + (", share of satisfied triplets" if levels else "") + (
         " (by confidence: vote difference)" if len(levels) > 1 else ""),
@@ -208,9 +214,8 @@ def format_tables(result):
     model = result["representations"][-1]["name"]
     keys = ["precision", "recall", "f1"] + ["auc"] * (not posed)
     rows = [[row["class"], str(row["faces"])] + [_number(row[key]) for key in keys] for row in result["classes"]]
-    texts += [f"Each {'emotion' if posed else 'unit'} on the test part by {model}",
-              _columns([["", "faces" if posed else "present", "precision", "recall", "F1", "AUC"][:2 + len(keys)]] + rows),
-              ""]
+    head = ["", "faces" if posed else "present", "precision", "recall", "F1", "AUC"][:2 + len(keys)]
+    texts += [f"Each {'emotion' if posed else 'unit'} on the test part by {model}", _columns([head] + rows), ""]
     active = result["active"]
     texts.append(f"Active latent dimensions: {active['count']} of {active['of']} "
                  f"(mean KL above {active['threshold']:g} nats on the training part)")

@@ -551,7 +551,7 @@ def _lines(path, reader, columns):
     for cells in reader:
         if cells:  # not an empty line
             if len(cells) != len(header):
-                raise expected(f"{path} line {start}", f"{len(header)} columns, '{header[-1]}' the last,", len(cells))
+                raise expected(f"{path} line {start}", f"{len(header)} columns, up to '{header[-1]}'", len(cells))
             yield start, dict(zip(header, map(str.strip, cells)))
             count += 1
         start = reader.line_num + 1

@@ -80,7 +80,7 @@ def ordered(a, b, c):
     One of three rules (e emotion, l level, 0 neutral; a, b, c three different faces):
       same class closer than another:   e_b = e_a,  e_c != e_a,  c not neutral
       closer degree closer:             e_b = e_c = e_a,  |l_a - l_b| < |l_a - l_c|
-      neutral closer than another:      l_b = 0,  e_c != e_a,  a and c not neutral
+      neutral closer than another:      l_b = 0,  e_c != e_a,  c not neutral
     Neutral faces are a class of their own, but none that an expression is far from: whether a weak smile is closer to
     a strong one or to the neutral face, no rule says.
     """
@@ -88,7 +88,7 @@ def ordered(a, b, c):
     other = (emotion_c != emotion_a) & (level_c != 0)
     same = emotion_b == emotion_a
     degree = same & (emotion_c == emotion_a) & (abs(level_a - level_b) < abs(level_a - level_c))
-    return (same & other) | degree | ((level_a != 0) & (level_b == 0) & other)
+    return (same & other) | degree | ((level_b == 0) & other)
 
 
 def _labels(landmarks, rows):

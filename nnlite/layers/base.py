@@ -92,9 +92,8 @@ class Layer:
                 for name, layer in self.walk() for attribute in layer.state_specs}
 
     def zero_grad(self):
-        """The next backward writes the parameter gradients instead of adding to them."""
-        for _, layer in self.walk():
-            layer.fresh = True
+        """The next backward writes the parameter gradients instead of adding to them: no fill pass."""
+        self.parameters.zero_grad()
 
     def add_grad(self, attribute, value):
         """Add to self.d<attribute>, or write it if this is the first backward after zero_grad()."""

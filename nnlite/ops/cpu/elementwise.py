@@ -5,14 +5,14 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from .mathfun import exp, expm1, kernel, log1p
+from .mathfun import exp, expm1, kernel, log1p, straight
 
 CODES = {"identity": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "sigmoid": 4, "tanh": 5, "silu": 6, "softplus": 7,
          "gelu": 8}
 SQRT_HALF, INV_SQRT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
 
-@njit(inline="always")
+@straight
 def activate(y, slope, code, alpha):
     """Replaces y (n,) by f(y) and writes f'(y) to slope; alpha in the type of y."""
     one, zero = y.dtype.type(1), y.dtype.type(0)
@@ -36,7 +36,7 @@ def activate(y, slope, code, alpha):
         smooth(y, slope, code)
 
 
-@njit
+@straight
 def smooth(y, slope, code):
     one, zero = y.dtype.type(1), y.dtype.type(0)
     two, half = y.dtype.type(2), y.dtype.type(0.5)
@@ -78,38 +78,67 @@ def sigmoid(x, one, zero):
 def activation(x, y, slope, code, alpha, chunks):
     """y, slope = f(x), f'(x); all (n,)."""
     for chunk in prange(chunks):
-        a, e = x.size * chunk // chunks, x.size * (chunk + 1) // chunks
-        y[a:e] = x[a:e]
-        activate(y[a:e], slope[a:e], code, alpha)
+        s = cut(x.size, chunk, chunks)
+        y[s] = x[s]
+        activate(y[s], slope[s], code, alpha)
+
+
+@njit(inline="always")
+def cut(size, chunk, chunks):
+    """The slice of this chunk. Loops run over slices from 0: only then does Numba know that no index is negative, and
+    LLVM vectorise."""
+    return slice(size * chunk // chunks, size * (chunk + 1) // chunks)
 
 
 @kernel
 def multiply(a, b, out, chunks):
     for chunk in prange(chunks):
-        for i in range(a.size * chunk // chunks, a.size * (chunk + 1) // chunks):
-            out[i] = a[i] * b[i]
+        s = cut(a.size, chunk, chunks)
+        product(a[s], b[s], out[s])
+
+
+@straight
+def product(a, b, out):
+    for i in range(a.size):
+        out[i] = a[i] * b[i]
 
 
 @kernel
 def add(a, b, out, chunks):
     for chunk in prange(chunks):
-        for i in range(a.size * chunk // chunks, a.size * (chunk + 1) // chunks):
-            out[i] = a[i] + b[i]
+        s = cut(a.size, chunk, chunks)
+        plus(a[s], b[s], out[s])
+
+
+@straight
+def plus(a, b, out):
+    for i in range(a.size):
+        out[i] = a[i] + b[i]
 
 
 @kernel
 def sum_of_squares(x, partial):
     """partial (chunks,) float64."""
-    chunks = partial.size
-    for chunk in prange(chunks):
-        total = 0.0
-        for i in range(x.size * chunk // chunks, x.size * (chunk + 1) // chunks):
-            total += np.float64(x[i]) * np.float64(x[i])
-        partial[chunk] = total
+    for chunk in prange(partial.size):
+        partial[chunk] = square_sum(x[cut(x.size, chunk, partial.size)])
+
+
+@straight
+def square_sum(x):
+    total = 0.0
+    for i in range(x.size):
+        total += np.float64(x[i]) * np.float64(x[i])
+    return total
 
 
 @kernel
 def take_rows(x, rows, out, chunks):
     for chunk in prange(chunks):
         for i in range(rows.size * chunk // chunks, rows.size * (chunk + 1) // chunks):
-            out[i] = x[rows[i]]
+            copy(x[rows[i]], out[i])
+
+
+@straight
+def copy(x, out):
+    for i in range(x.size):
+        out[i] = x[i]

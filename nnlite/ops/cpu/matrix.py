@@ -5,12 +5,12 @@ each takes a block of rows of dW, so that nothing has to be summed across thread
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from ..reference import keep_threshold
 from .blas import PLAIN, TRANSPOSED, gemm
-from .elementwise import CODES, activate
-from .mathfun import kernel
+from .elementwise import CODES, activate, product
+from .mathfun import kernel, straight
 from .philox import fill_words, pack_key
 
 
@@ -27,58 +27,68 @@ def dense_forward_kernel(x, W, b, y, slope, code, alpha, train, threshold, scale
             gemm(PLAIN, PLAIN, stop - start, K, D, x[start:stop], D, W, K, 0, y[start:stop], K)
         words, spare = np.empty(4 * quarter, np.uint32), np.empty(K, y.dtype)
         for row in range(start, stop):
-            h, bias = y[row], b[row // each]
-            for j in range(K):
-                h[j] += bias[j]
+            h = y[row]
+            add_to(h, b[row // each])
             if code == 0 and not train:
                 continue
             s = slope[row] if train else spare
             activate(h, s, code, alpha)
             if threshold:
                 fill_words(words, row, quarter, k0, k1, stream, step)
-                for j in range(K):
-                    m = scale if words[j] < threshold else scale - scale
-                    h[j] *= m
-                    s[j] *= m
+                mask(h, s, words, threshold, scale)
+
+
+@straight
+def add_to(h, bias):
+    for j in range(h.size):
+        h[j] += bias[j]
+
+
+@straight
+def mask(h, s, words, threshold, scale):
+    zero = scale - scale
+    for j in range(h.size):
+        m = scale if words[j] < threshold else zero
+        h[j] *= m
+        s[j] *= m
 
 
 @kernel
-def dense_backward_kernel(dy, slope, x, W, dW, db, dh, dx, has_slope, has_bias, need_dx, accumulate, chunks):
-    """dh = dy slope (dy itself without a slope); dx = dh W^T; dW = x^T dh; db (G, K) = group sums of dh."""
+def dense_backward_kernel(dy, slope, x, W, dW, db, dh, dx, partial, has_slope, has_bias, need_dx, accumulate, chunks):
+    """dh = dy slope (dy itself without a slope); dx = dh W^T; dW = x^T dh; db (G, K) = group sums of dh.
+
+    Blocks begin and end with a group, or, for one group (a plain bias), leave their sums in partial (chunks, K).
+    """
     N, D = x.shape
-    K = W.shape[1]
-    if has_slope or need_dx:
+    G, K = db.shape
+    each = N // G
+    if has_slope or need_dx or has_bias:
         for chunk in prange(chunks):
             start, stop = N * chunk // chunks, N * (chunk + 1) // chunks
-            if has_slope:
-                for row in range(start, stop):
-                    for j in range(K):
-                        dh[row, j] = dy[row, j] * slope[row, j]
+            if G > 1:
+                start, stop = G * chunk // chunks * each, G * (chunk + 1) // chunks * each
+            else:
+                partial[chunk] = 0
+            for row in range(start, stop):
+                if has_slope:
+                    product(dy[row], slope[row], dh[row])
+                if has_bias and G == 1:
+                    add_to(partial[chunk], dh[row])
+                elif has_bias:
+                    if row % each == 0 and not accumulate:
+                        db[row // each] = 0
+                    add_to(db[row // each], dh[row])
             if need_dx and stop > start:
                 gemm(PLAIN, TRANSPOSED, stop - start, D, K, dh[start:stop], K, W, K, 0, dx[start:stop], D)
     for chunk in prange(chunks):
         start, stop = D * chunk // chunks, D * (chunk + 1) // chunks
         if stop > start:
             gemm(TRANSPOSED, PLAIN, stop - start, K, N, x[:, start:], D, dh, K, accumulate, dW[start:stop], K)
-        if has_bias:
-            sum_groups(dh, db, accumulate, chunk, chunks)
-
-
-@njit(inline="always")
-def sum_groups(dh, db, accumulate, chunk, chunks):
-    """This chunk's share of db (G, K): columns of the only row, or rows."""
-    G, K = db.shape
-    each = dh.shape[0] // G
-    if G == 1:
-        columns, groups = (K * chunk // chunks, K * (chunk + 1) // chunks), (0, 1)
-    else:
-        columns, groups = (0, K), (G * chunk // chunks, G * (chunk + 1) // chunks)
-    for g in range(groups[0], groups[1]):
+    if has_bias and G == 1:
         if not accumulate:
-            db[g, columns[0]:columns[1]] = 0
-        for row in range(g * each, (g + 1) * each):
-            for j in range(columns[0], columns[1]):
-                db[g, j] += dh[row, j]
+            db[0] = 0
+        for chunk in range(chunks):
+            add_to(db[0], partial[chunk])
 
 
 # -- methods of CpuOps ----------------------------------------------------------------------------------------------
@@ -131,6 +141,7 @@ def dense_backward(ops, dy, slope, x, W, dW, db, accumulate, need_dx):
 
 def _backward(ops, dy, slope, x, W, dW, db, dh, dx, has_slope, accumulate):
     rows = _rows(x)
+    chunks = ops._chunks(dh.size + rows.size)
     dense_backward_kernel(dy, slope, rows, W, dW, NO_BIAS[x.dtype] if db is None else db.reshape(-1, W.shape[1]), dh,
-                          rows if dx is None else dx.reshape(rows.shape), has_slope, db is not None, dx is not None,
-                          accumulate, ops._chunks(dh.size + rows.size))
+                          rows if dx is None else dx.reshape(rows.shape), ops.empty((chunks, W.shape[1]), x.dtype),
+                          has_slope, db is not None, dx is not None, accumulate, chunks)

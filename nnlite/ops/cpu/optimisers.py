@@ -1,48 +1,76 @@
 """Optimisers: one pass over the flat arrays. bounds (S + 1,), decay (S,), rate (S,) describe S neighbouring ranges."""
 
 import numpy as np
-from numba import prange
+from numba import njit, prange
 
-from .mathfun import kernel
+from .mathfun import kernel, straight
+
+
+# Each thread works on a slice of its own. The inner loops run over slices from 0, because only then can Numba know that
+# no index is negative, and LLVM vectorise.
 
 
 @kernel
 def sgd(p, g, m, bounds, decay, rate, lr, clip, momentum, with_momentum, nesterov, chunks):
     for chunk in prange(chunks):
-        start, stop = p.size * chunk // chunks, p.size * (chunk + 1) // chunks
         for part in range(decay.size):
-            step, l2 = lr * rate[part], decay[part]
-            for i in range(max(start, bounds[part]), min(stop, bounds[part + 1])):
-                d = clip * g[i] + l2 * p[i]
-                if with_momentum:
-                    m[i] = momentum * m[i] + d
-                    d = d + momentum * m[i] if nesterov else m[i]
-                p[i] -= step * d
+            s = share(p.size, bounds, part, chunk, chunks)
+            sgd_slice(p[s], g[s], m[s], decay[part], lr * rate[part], clip, momentum, with_momentum, nesterov)
+
+
+@njit(inline="always")
+def share(size, bounds, part, chunk, chunks):
+    """The slice of range number part that belongs to this chunk of the flat array."""
+    start = max(size * chunk // chunks, bounds[part])
+    return slice(start, max(start, min(size * (chunk + 1) // chunks, bounds[part + 1])))
+
+
+@straight
+def sgd_slice(p, g, m, l2, step, clip, momentum, with_momentum, nesterov):
+    if not with_momentum:
+        for i in range(p.size):
+            p[i] -= step * (clip * g[i] + l2 * p[i])
+    elif nesterov:
+        for i in range(p.size):
+            d = clip * g[i] + l2 * p[i]
+            m[i] = momentum * m[i] + d
+            p[i] -= step * (d + momentum * m[i])
+    else:
+        for i in range(p.size):
+            m[i] = momentum * m[i] + clip * g[i] + l2 * p[i]
+            p[i] -= step * m[i]
 
 
 @kernel
 def adagrad(p, g, v, bounds, decay, rate, lr, clip, eps, chunks):
     for chunk in prange(chunks):
-        start, stop = p.size * chunk // chunks, p.size * (chunk + 1) // chunks
         for part in range(decay.size):
-            step, l2 = lr * rate[part], decay[part]
-            for i in range(max(start, bounds[part]), min(stop, bounds[part + 1])):
-                d = clip * g[i] + l2 * p[i]
-                v[i] += d * d
-                p[i] -= step * d / (np.sqrt(v[i]) + eps)
+            s = share(p.size, bounds, part, chunk, chunks)
+            adagrad_slice(p[s], g[s], v[s], decay[part], lr * rate[part], clip, eps)
+
+
+@straight
+def adagrad_slice(p, g, v, l2, step, clip, eps):
+    for i in range(p.size):
+        d = clip * g[i] + l2 * p[i]
+        v[i] += d * d
+        p[i] -= step * d / (np.sqrt(v[i]) + eps)
 
 
 @kernel
 def rmsprop(p, g, v, bounds, decay, rate, lr, clip, rho, eps, chunks):
-    rest = p.dtype.type(1) - rho
     for chunk in prange(chunks):
-        start, stop = p.size * chunk // chunks, p.size * (chunk + 1) // chunks
         for part in range(decay.size):
-            step, l2 = lr * rate[part], decay[part]
-            for i in range(max(start, bounds[part]), min(stop, bounds[part + 1])):
-                d = clip * g[i] + l2 * p[i]
-                v[i] = rho * v[i] + rest * d * d
-                p[i] -= step * d / (np.sqrt(v[i]) + eps)
+            s = share(p.size, bounds, part, chunk, chunks)
+            rmsprop_slice(p[s], g[s], v[s], decay[part], lr * rate[part], clip, rho, p.dtype.type(1) - rho, eps)
+
+
+@straight
+def rmsprop_slice(p, g, v, l2, step, clip, rho, rest, eps):
+    for i in range(p.size):
+        d = clip * g[i] + l2 * p[i]
+        v[i] = rho * v[i] + rest * d * d
+        p[i] -= step * d / (np.sqrt(v[i]) + eps)
 
 
 @kernel
@@ -50,14 +78,18 @@ def adam(p, g, m, v, bounds, decay, rate, lr, clip, beta1, beta2, rest1, rest2, 
     """first = 1/(1 - beta1^t), second = 1/sqrt(1 - beta2^t), rest = 1 - beta."""
     one, zero = p.dtype.type(1), p.dtype.type(0)
     for chunk in prange(chunks):
-        start, stop = p.size * chunk // chunks, p.size * (chunk + 1) // chunks
         for part in range(decay.size):
+            s = share(p.size, bounds, part, chunk, chunks)
             step = lr * rate[part]
             shrink = one - step * decay[part] if decoupled else one
             l2 = zero if decoupled else decay[part]
-            step *= first
-            for i in range(max(start, bounds[part]), min(stop, bounds[part + 1])):
-                d = clip * g[i] + l2 * p[i]
-                m[i] = beta1 * m[i] + rest1 * d
-                v[i] = beta2 * v[i] + rest2 * d * d
-                p[i] = shrink * p[i] - step * m[i] / (np.sqrt(v[i]) * second + eps)
+            adam_slice(p[s], g[s], m[s], v[s], l2, shrink, step * first, clip, beta1, beta2, rest1, rest2, eps, second)
+
+
+@straight
+def adam_slice(p, g, m, v, l2, shrink, step, clip, beta1, beta2, rest1, rest2, eps, second):
+    for i in range(p.size):
+        d = clip * g[i] + l2 * p[i]
+        m[i] = beta1 * m[i] + rest1 * d
+        v[i] = beta2 * v[i] + rest2 * d * d
+        p[i] = shrink * p[i] - step * m[i] / (np.sqrt(v[i]) * second + eps)

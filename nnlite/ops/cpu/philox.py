@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from .mathfun import cos_sin_turn, kernel, log
+from .mathfun import cos_sin_turn, kernel, log, straight
 
 
 def pack_key(key):
@@ -27,7 +27,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@njit(inline="always")
+@straight
 def fill_words(words, row, quarter, k0, k1, stream, step):
     """words (4 quarter,) uint32 of one row."""
     step_low, step_high = np.uint32(step & 0xFFFFFFFF), np.uint32(step >> 32)
@@ -51,7 +51,7 @@ def random_words(out, k0, k1, stream, step, chunks):
             out[row] = words[:columns]
 
 
-@njit(inline="always")
+@straight
 def fill_normals(eps, words, row, quarter, k0, k1, stream, step):
     """eps (4 quarter,): N(0, 1) for one row; words is scratch."""
     fill_words(words, row, quarter, k0, k1, stream, step)
