@@ -3,13 +3,11 @@
 Written through nnlite.files.replacing: whatever happens, there is the old one or the new one, never half of one.
 """
 
-import pathlib
-
 import h5py
 import numpy as np
 
-from .errors import NnliteError, expected
-from .files import replacing
+from .errors import expected
+from .files import opened, replacing
 
 FORMAT = "nnlite checkpoint 1"
 
@@ -37,33 +35,25 @@ def load(path, model, optimiser=None):
     Raises NnliteError for a missing, truncated or foreign file, and for one of another model (the first parameter
     that differs is named).
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise expected(str(path), "a checkpoint", "no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            attributes = dict(file.attrs)
-            if attributes.pop("format", None) != FORMAT:
-                raise expected(str(path), "a checkpoint of nnlite", "an HDF5 file of another kind")
-            dataset = file["parameters"]
-            found = list(zip(dataset.attrs["names"], dataset.attrs["shapes"]))
-            arrays = [(model.parameters.values, dataset[()])]
-            arrays += [(array, file[f"state/{name}"][()]) for name, array in model.state.items()]
-            if optimiser is not None:
-                arrays += [(array, file[f"optimiser/{name}"][()]) for name, array in optimiser.state().items()]
-    except NnliteError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise expected(str(path), "a checkpoint of nnlite", f"a file that cannot be read as one ({error})") from None
+    with opened(path, "a checkpoint of nnlite") as file:
+        attributes = dict(file.attrs)
+        if attributes.pop("format", None) != FORMAT:
+            raise expected(path, "a checkpoint of nnlite", "an HDF5 file of another kind")
+        stored = file["parameters"]
+        found = list(zip(stored.attrs["names"], stored.attrs["shapes"]))
+        arrays = [(model.parameters.values, stored[()])]
+        arrays += [(array, file[f"state/{name}"][()]) for name, array in model.state.items()]
+        if optimiser is not None:
+            arrays += [(array, file[f"optimiser/{name}"][()]) for name, array in optimiser.state().items()]
     wanted = [(entry.name, str(entry.shape)) for entry in model.parameters.table]
     for ours, theirs in zip(wanted, found):
         if ours != theirs:
-            raise expected(str(path), f"parameter '{ours[0]}' {ours[1]}", f"'{theirs[0]}' {theirs[1]}")
+            raise expected(path, f"parameter '{ours[0]}' {ours[1]}", f"'{theirs[0]}' {theirs[1]}")
     if len(wanted) != len(found):
-        raise expected(str(path), f"{len(wanted)} parameters", f"{len(found)}")
+        raise expected(path, f"{len(wanted)} parameters", f"{len(found)}")
     for target, values in arrays:
         if target.shape != values.shape or target.dtype != values.dtype:
-            raise expected(str(path), f"an array {target.shape} {target.dtype}", f"{values.shape} {values.dtype}")
+            raise expected(path, f"an array {target.shape} {target.dtype}", f"{values.shape} {values.dtype}")
     for target, values in arrays:
         model.ops.copy_into(target, np.asarray(values))
     return attributes

@@ -228,8 +228,9 @@ def constant_along(backward, numeric, axis):
 def name_factor(factor, batch):
     names = [(-1, "sign flipped"), (2, "counted twice"), (-2, "counted twice, sign flipped"),
              (0.5, "a factor 2 is missing"), (-0.5, "a factor -2 is missing")]
-    if batch > 1:
-        names += [(1 / batch, f"divided by the batch ({batch})"), (1 / batch ** 2, f"divided by the batch ({batch}) twice"),
+    if batch > 1:    # dy carries the 1/N of a mean loss already
+        names += [(1 / batch, f"divided by the batch ({batch}) once too often"),
+                  (1 / batch ** 2, f"divided by the batch ({batch}) twice too often"),
                   (batch, f"multiplied by the batch ({batch})")]
     found = [words for value, words in names if math.isclose(factor, value, rel_tol=1e-4)]
     return " or ".join(found) or "a constant factor is missing or extra"

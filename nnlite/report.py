@@ -16,6 +16,7 @@ import numpy as np
 
 from nnlite import metrics, plots
 from nnlite.errors import NnliteError, expected
+from nnlite.files import replacing
 
 SPLITS = ("train", "validation", "test")
 PCA_SIZES = (50, 40, 30, 20)
@@ -193,33 +194,37 @@ def _score_units(decide, z, landmarks, rows):
 
 def format_tables(result):
     """The tables of an evaluation as plain text: representations by validation and test, classes, dimensions."""
-    posed = result["kind"] == "posed"
-    measures = ("accuracy",) if posed else ("f1", "auc")
-    levels = _confidences(result)
-    heads = [{"f1": "F1", "auc": "AUC"}.get(measure, measure) for measure in measures]
+    active = result["active"]
+    used = (f"Active latent dimensions: {active['count']} of {active['of']} "
+            f"(mean KL above {active['threshold']:g} nats on the training part)")
+    return "\n\n".join([_representation_table(result), _svm_note(result["svm"]), _class_table(result), used])
+
+
+def _representation_table(result):
+    posed, levels = result["kind"] == "posed", _confidences(result)
+    measures = {"accuracy": "accuracy"} if posed else {"f1": "F1", "auc": "AUC"}
+    heads = list(measures.values())
     heads += ["triplets" if level == "all" else f"conf. {level}" for level in levels]
-    lines = []
+    rows = [["representation", "dim", "C"] + heads * 2]
     for row in result["representations"]:
         cells = [row["name"], str(row["dimensions"]), f"{row['C']:g}"]
         for split in ("validation", "test"):
             cells += [_number(row[split][measure]) for measure in measures]
             cells += [_number(row[split]["triplets"].get(level)) for level in levels]
-        lines.append(cells)
-    what = "Emotion by linear SVM" if posed else "Action units by linear SVM"
-    texts = [what + (", share of satisfied triplets" if levels else "") + (
-        " (by confidence: vote difference)" if len(levels) > 1 else ""),
-        _columns([["representation", "dim", "C"] + heads * 2] + lines,
-                 spans=[("validation", 3, 3 + len(heads)), ("test", 3 + len(heads), 3 + 2 * len(heads))]),
-        "", _svm_note(result["svm"]), ""]
-    model = result["representations"][-1]["name"]
+        rows.append(cells)
+    title = "Emotion by linear SVM" if posed else "Action units by linear SVM"
+    title += ", share of satisfied triplets" * bool(levels) + " by confidence (vote difference)" * (len(levels) > 1)
+    middle, end = 3 + len(heads), 3 + 2 * len(heads)
+    return title + "\n" + _columns(rows, spans=[("validation", 3, middle), ("test", middle, end)])
+
+
+def _class_table(result):
+    posed = result["kind"] == "posed"
     keys = ["precision", "recall", "f1"] + ["auc"] * (not posed)
-    rows = [[row["class"], str(row["faces"])] + [_number(row[key]) for key in keys] for row in result["classes"]]
-    head = ["", "faces" if posed else "present", "precision", "recall", "F1", "AUC"][:2 + len(keys)]
-    texts += [f"Each {'emotion' if posed else 'unit'} on the test part by {model}", _columns([head] + rows), ""]
-    active = result["active"]
-    texts.append(f"Active latent dimensions: {active['count']} of {active['of']} "
-                 f"(mean KL above {active['threshold']:g} nats on the training part)")
-    return "\n".join(texts)
+    rows = [["", "faces" if posed else "present", "precision", "recall", "F1"] + ["AUC"] * (not posed)]
+    rows += [[row["class"], str(row["faces"])] + [_number(row[key]) for key in keys] for row in result["classes"]]
+    title = f"Each {'emotion' if posed else 'unit'} on the test part by {result['representations'][-1]['name']}"
+    return title + "\n" + _columns(rows)
 
 
 def _confidences(result):
@@ -407,14 +412,8 @@ def _without_nan(value):
 
 def _write(path, data):
     """Writes the bytes so that the file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise expected(path, "a place that can be written", error.strerror or "none") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -56,15 +56,16 @@ def fit(run, stop):
                 bar.show(done, loss, progress["best"])
 
             if done % options["validate_every"] == 0 or done == iterations:
+                experiment.ops.synchronize()
+                rate = (done - clocked) / (time.perf_counter() - clock)
                 values = experiment.validate()
                 if not math.isfinite(values["validation_elbo"]):
                     raise NotFinite(iteration)
                 if values["validation_elbo"] > progress["best"]:
                     progress.update(best=values["validation_elbo"], best_iteration=done)
                     run.save_best(iteration=done, validation_elbo=values["validation_elbo"])
-                now = time.perf_counter()
                 run.add_metrics({"iteration": done, "loss": progress["loss_sum"] / max(progress["steps"], 1),
-                                 "iterations_per_second": (done - clocked) / (now - clock), **values})
+                                 "iterations_per_second": rate, **values})
                 progress.update(loss_sum=0.0, steps=0)
                 clock, clocked = time.perf_counter(), done
 

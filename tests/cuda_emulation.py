@@ -4,12 +4,14 @@
 kind and size are checked as a launch would need them), the calls of cuBLAS. What is not: the compiler, rounding of the
 device's functions, threads that truly run at once.
 
-Threads of a block are fibers: each runs up to __syncthreads(), then the next one does, the last first. New memory holds
-NaN and has a guard behind it that no kernel may touch.
+Threads of a block are fibers: each runs up to __syncthreads(), then the next one does, in an order that changes, so
+that a barrier which is missing shows. New memory holds NaN, and a guard lies before and behind it that no kernel may
+touch.
 """
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import re
 import shutil
@@ -41,6 +43,7 @@ struct Extent { unsigned x; };
 static Extent threadIdx, blockIdx, blockDim, gridDim;
 static ucontext_t scheduler, fibers[1024];
 static bool finished[1024];
+static unsigned order;
 static std::function<void()> body;
 static void __syncthreads() { swapcontext(&fibers[threadIdx.x], &scheduler); }
 static void enter() { body(); finished[threadIdx.x] = true; }
@@ -59,7 +62,9 @@ static bool run_block(unsigned threads)   // false: some threads ended while oth
     }
     while (true) {
         unsigned ended = 0;
-        for (unsigned t = threads; t-- > 0;) {
+        order = order * 1664525 + 1013904223;   // another order each time: odd steps through a power of 2
+        for (unsigned i = 0; i < threads; i++) {
+            const unsigned t = (i * (order >> 8 | 1) + (order >> 4)) % threads;
             threadIdx.x = t;
             swapcontext(&scheduler, &fibers[t]);
             ended += finished[t];
@@ -71,7 +76,8 @@ static bool run_block(unsigned threads)   // false: some threads ended while oth
 
 template <class T> static bool fits(char kind, int size)
 {
-    return size == sizeof(T) && kind == (std::is_pointer<T>::value ? 'p' : std::is_floating_point<T>::value ? 'f' : 'i');
+    const char expected = std::is_pointer<T>::value ? 'p' : std::is_floating_point<T>::value ? 'f' : 'i';
+    return size == sizeof(T) && kind == expected;
 }
 
 template <class... A, size_t... I>
@@ -145,19 +151,25 @@ class Array(np.ndarray):
             copy_from_host_async=lambda source, size, stream: ctypes.memmove(self.ctypes.data, source, size))
 
 
+@functools.cache
+def compiled(code, options):
+    """The kernels as a library of functions run_<kernel>."""
+    names = re.findall(r"^KERNEL (\w+)\(", code, re.MULTILINE)
+    runners = "".join(f'extern "C" int run_{name}(int grid, int block, int count, void **args, const char *kinds, '
+                      f'int *sizes) {{ return start({name}, grid, block, count, args, kinds, sizes); }}\n'
+                      for name in names)
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        source.write_text(f"{SHIM}\n{code}\n{runners}")
+        # No contraction of products and sums: the plain rounding of IEEE 754.
+        subprocess.run(["g++", "-std=c++14", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", *options, "-o",
+                        library, source], check=True)
+        return ctypes.CDLL(str(library))
+
+
 class RawModule:
     def __init__(self, *, code, options):
-        names = re.findall(r"^KERNEL (\w+)\(", code, re.MULTILINE)
-        runners = "".join(f'extern "C" int run_{name}(int grid, int block, int count, void **args, const char *kinds, '
-                          f'int *sizes) {{ return start({name}, grid, block, count, args, kinds, sizes); }}\n'
-                          for name in names)
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-            source.write_text(f"{SHIM}\n{code}\n{runners}")
-            # No contraction of products and sums: the plain rounding of IEEE 754.
-            subprocess.run(["g++", "-std=c++14", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", *options, "-o",
-                            library, source], check=True)
-            self.library = ctypes.CDLL(str(library))
+        self.library = compiled(code, options)
 
     def get_function(self, name):
         function = self.library[f"run_{name}"]
@@ -171,8 +183,8 @@ class RawModule:
 
             def execute_now():
                 code = function(grid[0], block[0], len(held[1]), places, kinds.encode(), sizes)
-                assert code == 0, (f"{name}: " + {-1: f"not {len(values)} arguments", -2: "a barrier not all reach"}.get(
-                    code, f"argument {code - 1} is of the wrong kind or size"))
+                problems = {-1: f"not {len(values)} arguments", -2: "a barrier that not all threads reach"}
+                assert code == 0, f"{name}: " + problems.get(code, f"argument {code - 1} of the wrong kind or size")
             execute(execute_now)
         return launch
 
@@ -258,19 +270,35 @@ NULL_STREAM = Stream()
 NULL_STREAM.ptr = 0
 
 
-class CublasLibrary(dict):
+class CublasFunction:
+    """Converts as ctypes does: without argtypes an integer goes as a C int, and a pointer would lose its upper half."""
+
+    argtypes = None
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *arguments):
+        if self.argtypes is None:
+            assert all(abs(value) < 2 ** 31 for value in arguments if isinstance(value, int))
+        else:
+            assert len(arguments) == len(self.argtypes)
+            for kind, value in zip(self.argtypes, arguments):
+                kind.from_param(value)
+        return self.function(*arguments)
+
+
+class CublasLibrary:
     """The functions of cuBLAS that nnlite calls. A matrix lies in columns: element (i, j) at i + j * ld."""
 
     def __init__(self):
-        def succeed(*_):
-            return 0
-
-        super().__init__({name: succeed for name in ("cublasCreate_v2", "cublasSetMathMode", "cublasSetStream_v2",
-                                                     "cublasSetWorkspace_v2")})
+        for name in "cublasCreate_v2", "cublasSetMathMode", "cublasSetStream_v2", "cublasSetWorkspace_v2":
+            setattr(self, name, CublasFunction(lambda *_: 0))
         for letter, real in ("S", np.float32), ("D", np.float64):
             def gemm(handle, a_form, b_form, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, real=real):
                 assert lda >= max(1, k if a_form else m) and ldb >= max(1, n if b_form else k) and ldc >= max(1, m)
-                A, B = columns(a, (k, m) if a_form else (m, k), lda, real), columns(b, (n, k) if b_form else (k, n), ldb, real)
+                A = columns(a, (k, m) if a_form else (m, k), lda, real)
+                B = columns(b, (n, k) if b_form else (k, n), ldb, real)
                 C = columns(c, (m, n), ldc, real)
                 factor, keep = alpha.contents.value, beta.contents.value
 
@@ -279,7 +307,7 @@ class CublasLibrary(dict):
                     C[...] = product + keep * C if keep else product
                 execute(execute_now)
                 return 0
-            self[f"cublas{letter}gemm_v2"] = gemm
+            setattr(self, f"cublas{letter}gemm_v2", CublasFunction(gemm))
 
 
 def columns(address, shape, ld, real):
@@ -308,7 +336,8 @@ def fake_cupy():
         alloc=lambda size: types.SimpleNamespace(ptr=1), using_allocator=lambda allocator: contextlib.nullcontext(),
         MemoryPool=lambda: types.SimpleNamespace(malloc=None),
         Device=lambda: types.SimpleNamespace(synchronize=lambda: None),
-        runtime=types.SimpleNamespace(CUDARuntimeError=RuntimeError))
+        runtime=types.SimpleNamespace(CUDARuntimeError=RuntimeError, getDevice=lambda: 0,
+                                      getDeviceProperties=lambda device: {"name": b"no GPU"}))
     cupyx = types.ModuleType("cupyx")
     cupyx.empty_pinned = np.empty
     return cupy, cupyx

@@ -67,7 +67,6 @@ def test_gradients(name, ops):
     assert len(report.findings) == len(ROWS[name].shapes(N, D, K)) + len(make(name, ops).parameters.table)
 
 
-# Two examples run for each row, on the kernels that exist for it; odd sizes reach the kernels' tails.
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 19), st.integers(1, 17))
 
 
@@ -75,18 +74,15 @@ sizes = st.tuples(st.integers(1, 9), st.integers(1, 19), st.integers(1, 17))
 @settings(max_examples=8)
 @given(size=sizes, seed=st.integers(0, 1000))
 def test_gradients_for_any_shape(name, size, seed):
+    """Batch 1 and odd sizes, which reach the tails of the kernels; along one random direction for each array."""
     row = ROWS[name]
     for ops in (get_ops("reference"), get_ops("cpu")):
         report = check_layer(row.make(*size[1:]), *row.shapes(*size), seed=seed, ops=ops, direction=True)
-        if name.startswith("Dropout") and not ops.to_host(check_mask(row, size, seed, ops)).any():
-            assert not report.ok     # everything dropped: nothing was checked, and it says so
-        else:
-            assert report.ok, str(report)
-
-
-def check_mask(row, size, seed, ops):
-    layer = row.make(*size[1:]).build(ops, dtype="float64", seed=seed)
-    return layer.forward(ops.zeros(row.shapes(*size)[0], "float64") + 1, train=True)
+        # A mask or a ReLU may leave nothing of a few numbers; the check then says that it checked nothing.
+        few = size[0] * min(size[1:]) <= 4
+        wrong = [finding for finding in report.findings
+                 if not (finding.ok or few and "nothing was checked" in finding.wrong)]
+        assert report.findings and not wrong and not report.faults, str(report)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.linear])

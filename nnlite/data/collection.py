@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from nnlite.data.landmarks import blinking
-from nnlite.data.triplets import SPLITS, Triplets, dataset, opened, replacing
+from nnlite.data.triplets import SPLITS, Triplets
 from nnlite.errors import expected
+from nnlite.files import dataset, opened, replacing
 
 PER_HIT = 19  # questions in a set, beside one test question
 TESTS = 17  # different test questions

@@ -5,14 +5,14 @@ folder, an OpenFace CSV or a folder of them. `prepare` turns the set into rows o
 rotation, position and size, finds everybody's neutral face and splits by person.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from nnlite.errors import NnliteError, expected
+from nnlite.errors import expected
+from nnlite.files import dataset, opened, replacing
 
 # Points per part of the face, in the order of the file, for the two layouts that are in use.
 # 83 (BU-3DFE and, put in its order, BP4D): eyes, brows, nose, mouth (outer 12, inner 8), contour.
@@ -111,22 +111,18 @@ def read(path):
 
 def read_hdf5(path):
     """The set in one file of the layout that `write` describes; not yet validated beyond its shapes."""
-    try:
-        with h5py.File(path, "r") as file:
-            return _read_open(file, path)
-    except NnliteError:
-        raise
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # h5py's words for a damaged file
-        raise expected(path, "a readable HDF5 file", "one that is truncated, damaged or not HDF5") from error
+    with opened(path, "a file of landmarks") as file:
+        return _read_open(file, path)
 
 
 def _read_open(file, path):
-    points = _dataset(file, path, "points", "f", "(n, P, 3)", lambda shape: len(shape) == 3 and shape[2] == 3)
+    points = dataset(file, path, "points", "fiu", "real numbers (n, P, 3)", lambda shape: len(shape) == 3 and shape[2] == 3)
     n = len(points)
 
-    def column(name, kind="i", width=None):
+    def column(name, kind="iu", width=None):
         shape = (n,) if width is None else (n, width)
-        return _dataset(file, path, name, kind, str(shape), lambda got: got == shape)
+        what = f"{'real numbers' if 'f' in kind else 'integers'} {shape}"
+        return dataset(file, path, name, kind, what, lambda got: got == shape)
 
     common = {
         "points": points.astype(np.float32),
@@ -147,22 +143,10 @@ def _read_open(file, path):
             raise expected(path, "action units 1, 0 or -1 in 'au'", np.setdiff1d(au, (-1, 0, 1))[0])
         return LandmarkSet(
             **common, au=au.astype(np.int8), au_numbers=au_numbers,
-            pose=column("pose", "f", 3).astype(np.float32), task=_int32(column("task"), path, "task"),
+            pose=column("pose", "fiu", 3).astype(np.float32), task=_int32(column("task"), path, "task"),
             tasks=_strings(file, path, "tasks"), frame=_int32(column("frame"), path, "frame"),
         )
     raise expected(path, "a dataset 'emotion' (posed) or 'au' (spontaneous)", "neither")
-
-
-def _dataset(file, path, name, kind, shape_text, fits):
-    """The array `name`, its shape accepted by `fits`; kind "f" takes any real numbers, "i" integers only."""
-    what = f"a dataset '{name}' {shape_text}"
-    if not isinstance(file.get(name), h5py.Dataset):
-        raise expected(path, what, "none")
-    if not fits(file[name].shape):
-        raise expected(path, what, file[name].shape)
-    if file[name].dtype.kind not in ("fiu" if kind == "f" else "iu"):
-        raise expected(path, f"{'real numbers' if kind == 'f' else 'integers'} in '{name}'", file[name].dtype)
-    return file[name][()]
 
 
 def _int32(values, path, name):
@@ -210,17 +194,8 @@ def write(path, landmarks):
     validate(landmarks, path)
     if not path.parent.is_dir():
         raise expected(path, "an existing folder to write in", path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            _fill(file, landmarks)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise expected(path, "a place that can be written", str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        _fill(file, landmarks)
 
 
 def _fill(file, landmarks):

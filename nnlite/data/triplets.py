@@ -4,15 +4,13 @@
 tells which of them a space obeys. Triplets that people are asked for are made in nnlite.data.collection.
 """
 
-import os
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import h5py
 import numpy as np
 
-from nnlite.errors import NnliteError, expected
+from nnlite.errors import expected
+from nnlite.files import dataset, opened, replacing
 
 SPLITS = ("train", "validation", "test")
 PER_ROW = 4  # artificial triplets per face: 8 000, 1 000, 1 000 for 2 000, 250, 250 faces
@@ -156,22 +154,6 @@ def write(path, splits, *, source=""):
             file[f"{name}/weight"] = splits[name].weight.astype(np.float32)
 
 
-@contextmanager
-def replacing(path):
-    """The name of a file beside `path` to write to; when that is done, it is flushed and takes the place of `path`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise expected(path, "a place that can be written", error.strerror or "none") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read(path, faces):
     """split -> Triplets from the file that `write` describes, checked against `faces`.
 
@@ -190,30 +172,6 @@ def _read_split(file, path, name):
     rows = dataset(file, path, f"{name}/rows", "iu", "integers (T, 3)", lambda shape: len(shape) == 2 and shape[1] == 3)
     n = len(rows)
     return rows, dataset(file, path, f"{name}/weight", "fiu", f"real numbers ({n},)", lambda shape: shape == (n,))
-
-
-@contextmanager
-def opened(path, what):
-    """The HDF5 file at `path`, which should be `what`, open for reading; h5py's errors become one sentence."""
-    if not Path(path).is_file():
-        raise expected(path, what, "a folder" if Path(path).is_dir() else "none")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except NnliteError:
-        raise
-    except (OSError, RuntimeError, KeyError, TypeError) as error:  # h5py's words for a damaged file
-        raise expected(path, "a readable HDF5 file", "one that is truncated, damaged or not HDF5") from error
-
-
-def dataset(file, path, name, kinds, what, fits):
-    """The array `name` of an open file: a dtype whose kind is among `kinds`, a shape that `fits` accepts."""
-    what = f"a dataset '{name}' of {what}"
-    if not isinstance(file.get(name), h5py.Dataset):
-        raise expected(path, what, "none")
-    if not fits(file[name].shape) or file[name].dtype.kind not in kinds:
-        raise expected(path, what, f"{file[name].dtype} {file[name].shape}")
-    return file[name][()]
 
 
 def _validate(path, name, triplets, faces):

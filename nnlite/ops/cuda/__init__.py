@@ -20,6 +20,7 @@ TRIPLET_BLOCK = 64   # as in latent.cu
 PER_THREAD = 4       # elements that a thread adds up before its block does
 MOST_BLOCKS = 1024   # of a sum's first stage
 STRETCH = 16         # rows that a thread adds up at least, of those whose gradient sum is db
+STAGED = 1 << 20     # bytes: copies from the host up to this size wait for nobody
 
 
 class CudaOps(ReferenceOps):
@@ -32,6 +33,11 @@ class CudaOps(ReferenceOps):
         self._kernels, self._blas, self._staging = Kernels(), Blas(), Staging()
         self._ranges = {}   # ranges of an optimiser -> the same as device arrays
 
+    def device_line(self):
+        device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode()
+        products = "TensorFloat-32" if self._blas.tf32 else "full float32"
+        return f"cuda, {device} (CuPy {cupy.__version__}, products in {products})"
+
     # -- arrays --------------------------------------------------------------------------------------------------
 
     def to_host(self, array):
@@ -41,7 +47,7 @@ class CudaOps(ReferenceOps):
         scalar.fill(value)   # the value travels as a kernel's argument, in stream order
 
     def copy_into(self, target, values):
-        if isinstance(values, cupy.ndarray) or not target.flags.c_contiguous:
+        if isinstance(values, cupy.ndarray) or not target.flags.c_contiguous or target.nbytes > STAGED:
             target[...] = self.asarray(values, target.dtype)
         elif target.size:
             self._staging.copy(target, values)

@@ -13,6 +13,7 @@ import cupy
 
 from ...errors import expected
 
+POINTER, INT = ctypes.c_void_p, ctypes.c_int
 PLAIN, TRANSPOSED = 0, 1         # cublasOperation_t
 DEFAULT_MATH, TF32_MATH = 0, 3   # cublasMath_t
 WORKSPACE = 32 << 20             # bytes: what NVIDIA recommends for Hopper, the largest of all devices
@@ -25,13 +26,13 @@ class Blas:
     def __init__(self):
         self._library = load()
         for name in ("cublasSgemm_v2", "cublasDgemm_v2"):
-            self._library[name].argtypes = ([ctypes.c_void_p] + 5 * [ctypes.c_int] + 2 * [ctypes.c_void_p, ]
-                                            + [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p,
-                                               ctypes.c_void_p, ctypes.c_int])
+            # handle, forms of a and b, m, n, k, alpha, then a, b with their columns' distance, beta, and c with its
+            getattr(self._library, name).argtypes = [POINTER, INT, INT, INT, INT, INT, POINTER, POINTER, INT, POINTER,
+                                                     INT, POINTER, POINTER, INT]
         self._handle, self._stream = ctypes.c_void_p(), None
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
-        tf32 = os.environ.get("CUPY_TF32") == "1"
-        self._call("cublasSetMathMode", self._handle, TF32_MATH if tf32 else DEFAULT_MATH)
+        self.tf32 = os.environ.get("CUPY_TF32") == "1"
+        self._call("cublasSetMathMode", self._handle, TF32_MATH if self.tf32 else DEFAULT_MATH)
         self._workspace = cupy.cuda.alloc(WORKSPACE)
         self._functions = {"float32": ("cublasSgemm_v2", *_constants(ctypes.c_float)),
                            "float64": ("cublasDgemm_v2", *_constants(ctypes.c_double))}
@@ -54,7 +55,7 @@ class Blas:
             self._stream = stream
 
     def _call(self, name, *arguments):
-        status = self._library[name](*arguments)
+        status = getattr(self._library, name)(*arguments)   # not [name], which makes a function without argtypes
         if status:
             raise expected(f"cuBLAS {name}", "status 0", status)
 

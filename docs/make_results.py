@@ -1,0 +1,108 @@
+"""Makes docs/results.md: `python docs/make_results.py [RUN ...]`.
+
+Each evaluated run folder is first brought home as docs/runs/PRESET.json (its configuration, metrics and evaluation, no
+weights); the tables are then made from all files there, measured beside published.
+"""
+
+import json
+import pathlib
+import statistics
+import sys
+
+from nnlite.presets import PUBLISHED
+
+HERE = pathlib.Path(__file__).resolve().parent
+RUNS = HERE / "runs"
+
+# Published test figures: posed (accuracy, triplets); spontaneous (F1, AUC, triplets of confidence 5, 3, 1).
+PUBLISHED_TEST = {
+    "posed": {"raw": (.720, .593), "PCA-30": (.676, .592), "vae1": (.640, .592), "vae2": (.720, .670),
+              "vae3": (.736, .798)},
+    "spontaneous": {"raw": (.633, .766, .747, .615, .549), "PCA-30": (.646, .771, .743, .608, .549),
+                    "vae1": (.637, .753, .706, .593, .494), "vae2": (.644, .752, .647, .584, .495),
+                    "vae3": (.658, .764, .849, .716, .556)},
+}
+MEASURES = {"posed": ("accuracy", "triplets"), "spontaneous": ("F1", "AUC", "conf. 5", "conf. 3", "conf. 1")}
+
+
+def bring_home(path):
+    path = pathlib.Path(path)
+    config = json.loads((path / "config.json").read_text())
+    config["data"] = pathlib.Path(config["data"]).name
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    evaluation = json.loads((path / "report" / "metrics.json").read_text())
+    evaluation["data"] = config["data"]
+    best = max(records, key=lambda record: record["validation_elbo"])
+    RUNS.mkdir(exist_ok=True)
+    content = {"config": config, "best": best, "metrics": records, "evaluation": evaluation}
+    (RUNS / f"{config['preset']}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def scores(row, split, kind):
+    part = row[split]
+    if kind == "posed":
+        return part["accuracy"], part["triplets"]["all"]
+    return part["f1"], part["auc"], *(part["triplets"][level] for level in "531")
+
+
+def numbers(values):
+    return " | ".join(f"{value:.3f}" for value in values)
+
+
+def table(kind, runs):
+    """Test part: measured beside published, raw and PCA-30 from the first run, then each model."""
+    lines = ["| representation | preset | " + " | ".join(f"{m}, measured | published" for m in MEASURES[kind]) + " |",
+             "|---|---|" + "---|---|" * len(MEASURES[kind])]
+    rows = {row["name"]: row for row in runs[0]["evaluation"]["representations"]}
+    entries = [(name, "", rows[name]) for name in ("raw", "PCA-30")]
+    entries += [(run["config"]["model"], run["config"]["preset"], run["evaluation"]["representations"][-1])
+                for run in runs]
+    for name, preset, row in entries:
+        pairs = zip(scores(row, "test", kind), PUBLISHED_TEST[kind][name])
+        lines.append(f"| {name} | {preset} | " + " | ".join(f"**{a:.3f}** | {b:.3f}" for a, b in pairs) + " |")
+    return lines
+
+
+def preset_table(runs):
+    """Validation part and the run itself, per preset."""
+    lines = ["| preset | iterations | best at | validation: measured | published | active dimensions: measured | "
+             "published | iterations/s, median |", "|---|---|---|---|---|---|---|---|"]
+    for run in runs:
+        kind, preset = run["evaluation"]["kind"], run["config"]["preset"]
+        first, second, active = PUBLISHED[preset]
+        measured = scores(run["evaluation"]["representations"][-1], "validation", kind)
+        shown = (measured[0], measured[1]) if kind == "posed" else (measured[0], measured[2])
+        published = " / ".join("-" if value is None else f"{value:.3f}" for value in (first, second))
+        used = run["evaluation"]["active"]
+        rate = statistics.median(record["iterations_per_second"] for record in run["metrics"])
+        lines.append(f"| {preset} | {run['config']['iterations']} | {run['best']['iteration']} | "
+                     f"{shown[0]:.3f} / {shown[1]:.3f} | {published} | {used['count']} of {used['of']} | "
+                     f"{'-' if active is None else active} | {rate:.0f} |")
+    return lines
+
+
+def main(paths):
+    for path in paths:
+        bring_home(path)
+    runs = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
+    order = {"vae1": 1, "vae2": 2, "vae3": 3}
+    runs.sort(key=lambda run: order[run["config"]["model"]])
+    lines = ["# Results", "",
+             "Measured beside published. Made by `python docs/make_results.py RUN ...` from the run folders; what was",
+             "found on the way stands in [findings.md](findings.md). Every run is one command:", "",
+             "    python -m nnlite.train --preset PRESET --data FILE", ""]
+    for kind, what in (("posed", "accuracy of a linear SVM on 7 emotions, share of satisfied artificial triplets"),
+                       ("spontaneous", "F1 and AUC of linear SVMs on 12 action units, share of satisfied triplets by "
+                                       "confidence; the votes are those of simulated workers")):
+        chosen = [run for run in runs if run["evaluation"]["kind"] == kind]
+        if chosen:
+            lines += [f"## {kind.capitalize()} faces ({chosen[0]['config']['data']})", "", f"Test part: {what}.", ""]
+            lines += table(kind, chosen)
+            second = "triplets" if kind == "posed" else "triplets of confidence 5"
+            lines += ["", f"Validation part ({MEASURES[kind][0]} / {second}), and the runs:", ""]
+            lines += preset_table(chosen) + [""]
+    (HERE / "results.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
