@@ -116,11 +116,11 @@ def attribute(name, value):
 
 POSED_DAMAGE = {
     "no points": (drop("points"), "'points'.*none"),
-    "flat points": (put("points", np.zeros((125, 249))), r"'points' \(n, P, 3\), got \(125, 249\)"),
-    "text points": (put("points", np.full((125, 3, 3), b"x")), "real numbers in 'points'"),
+    "flat points": (put("points", np.zeros((125, 249))), r"'points' of real numbers \(n, P, 3\), got float64 \(125, 249\)"),
+    "text points": (put("points", np.full((125, 3, 3), b"x")), r"'points' of real numbers \(n, P, 3\), got \|S1"),
     "no faces": (put("points", np.zeros((0, 83, 3))), "'person'"),
-    "short person": (put("person", np.zeros(7, int)), r"'person' \(125,\), got \(7,\)"),
-    "person of fractions": (put("person", np.zeros(125)), "integers in 'person'"),
+    "short person": (put("person", np.zeros(7, int)), r"'person' of integers \(125,\), got int64 \(7,\)"),
+    "person of fractions": (put("person", np.zeros(125)), r"'person' of integers \(125,\), got float64"),
     "huge person": (put("person", np.full(125, 2 ** 40)), "32-bit"),
     "short level": (put("level", np.zeros(124, int)), "'level'"),
     "no level": (drop("level"), "'level'.*none"),
@@ -141,7 +141,7 @@ POSED_DAMAGE = {
     "no neutral emotion": (attribute("emotions", list("abcdefg")), "'neutral' among"),
 }
 SPONTANEOUS_DAMAGE = {
-    "au width": (put("au", np.zeros((640, 11), np.int8)), r"'au' \(640, 12\), got \(640, 11\)"),
+    "au width": (put("au", np.zeros((640, 11), np.int8)), r"'au' of integers \(640, 12\), got int8 \(640, 11\)"),
     "au code": (edit("au", (3, 3), 9), "1, 0 or -1 in 'au', got 9"),
     "no pose": (drop("pose"), "'pose'"),
     "pose NaN": (edit("pose", (5, 1), np.nan), "finite pose.*row 5"),
