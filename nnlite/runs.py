@@ -16,6 +16,7 @@ from .errors import NnliteError, expected
 from .experiments import EXPERIMENTS
 from .files import remove_leftovers, replacing
 from .ops import get_ops
+from .settings import KNOWN
 
 BUILT_IN = {"built-in posed": synthetic.posed, "built-in spontaneous": synthetic.spontaneous}
 
@@ -47,7 +48,10 @@ class Run:
     def begin(self):
         """Make the folder and write config.json; it must not hold a run yet."""
         check_free(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise expected(str(self.path), "a folder that can be made", error.strerror) from None
         with replacing(self.path / "config.json") as temporary:
             pathlib.Path(temporary).write_text(json.dumps(self.config, indent=1) + "\n")
 
@@ -59,9 +63,9 @@ class Run:
 
     def load_last(self):
         """The progress saved with last.h5, or None where there is none yet; metrics.jsonl is cut back to it."""
-        remove_leftovers(self.path)
         path = self.path / "last.h5"
         progress = checkpoint.load(path, self.model, self.experiment.optimiser) if path.exists() else None
+        remove_leftovers(self.path)   # only now: a file that cannot be read leaves the folder as it was
         self._cut_metrics(int(progress["iteration"]) if progress else 0)
         return progress
 
@@ -84,7 +88,7 @@ class Run:
             try:
                 if json.loads(line)["iteration"] <= iteration:
                     kept.append(line + "\n")
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 continue
         with replacing(path) as temporary:
             pathlib.Path(temporary).write_text("".join(kept))
@@ -102,9 +106,12 @@ def open_run(path, device="auto"):
         raise expected(str(path), "a run folder with a config.json", "none")
     try:
         config = json.loads((path / "config.json").read_text())
+        missing = {"model", "data", "triplets", "seed", "dtype"} - {*config} or {*KNOWN, "model"} - {*config["settings"]}
         data, features = config["data"], config["settings"]["decoder"][-1]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise expected(str(path / "config.json"), "the settings of a run", f"{type(error).__name__} {error}") from None
+    if missing:
+        raise expected(str(path / "config.json"), f"the settings of a run with '{min(missing)}'", "none")
     ops = get_ops(device)
     faces = load_faces(data)
     if faces.x.shape[1] != features:

@@ -2,16 +2,19 @@
 
 import ast
 import difflib
+import math
 
 from .errors import NnliteError, expected
 from .presets import BEST, PRESETS
 
 # Every setting: its type and what it must satisfy, in words and as a test.
-POSITIVE = ("a number above 0", lambda v: v > 0)
+POSITIVE = ("a finite number above 0", lambda v: 0 < v < math.inf)
+SIZES = ("a list of sizes, each at least 1",
+         lambda v: len(v) > 0 and all(type(n) is int and n >= 1 for n in v))
 COUNT = ("a whole number of at least 1", lambda v: v >= 1)
 KNOWN = {
-    "encoder": (list, "a list of sizes, each at least 1", lambda v: all(isinstance(n, int) and n >= 1 for n in v)),
-    "decoder": (list, "a list of sizes, each at least 1", lambda v: all(isinstance(n, int) and n >= 1 for n in v)),
+    "encoder": (list, *SIZES),
+    "decoder": (list, *SIZES),
     "reconstruction_variance": (float, *POSITIVE),
     "topological_variance": (float, *POSITIVE),
     "anneal": (int, "a number of iterations, 0 for none", lambda v: v >= 0),
@@ -69,7 +72,7 @@ def apply(settings, assignments):
 def _parse(text):
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError):
         return text.strip()
 
 

@@ -26,7 +26,7 @@ LOOK_EVERY = 50                # iterations between looks at the loss where that
 
 
 class NotFinite(Exception):
-    """The loss became NaN or infinite; `iteration` counts from 0."""
+    """The loss, or a parameter, became NaN or infinite; `iteration` counts from 0."""
 
     def __init__(self, iteration):
         self.iteration = iteration
@@ -69,9 +69,12 @@ def fit(run, stop):
                 progress.update(loss_sum=0.0, steps=0)
                 clock, clocked = time.perf_counter(), done
 
-            if done % options["checkpoint_every"] == 0 or done == iterations or stop():
+            stopping = stop()   # asked once: what is left here has been saved
+            if done % options["checkpoint_every"] == 0 or done == iterations or stopping:
+                if not experiment.ops.all_finite(experiment.model.parameters.values):
+                    raise NotFinite(iteration)   # a finite loss may have had a gradient that was not
                 run.save_last({**progress, "iteration": done})
-            if stop():
+            if stopping:
                 return done
     return iterations
 
@@ -162,7 +165,7 @@ def resolve(options):
     shorten(chosen, iterations_asked(options, assigned, data))
     chosen["checkpoint_every"] = chosen["validate_every"]
     if options.quick:
-        chosen.update(QUICK)
+        chosen.update(QUICK, iterations=chosen["iterations"])
     chosen.update(assigned)
     settings_.fit_to_data(chosen, faces.x.shape[1], given)
     if not 0 <= options.seed < 2 ** 64:
@@ -231,6 +234,9 @@ def main(arguments=None):
     except NnliteError as error:
         print(f"nnlite: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("nnlite: interrupted", file=sys.stderr)
+        return 130
 
 
 def command(options):
