@@ -37,23 +37,27 @@ def load(path, model, optimiser=None):
     """
     with opened(path, "a checkpoint of nnlite") as file:
         attributes = dict(file.attrs)
-        if attributes.pop("format", None) != FORMAT:
+        if str(attributes.pop("format", None)) != FORMAT:
             raise expected(path, "a checkpoint of nnlite", "an HDF5 file of another kind")
         stored = file["parameters"]
-        found = list(zip(stored.attrs["names"], stored.attrs["shapes"]))
+        _check_table(path, model.parameters.table, list(zip(stored.attrs["names"], stored.attrs["shapes"])))
         arrays = [(model.parameters.values, stored[()])]
         arrays += [(array, file[f"state/{name}"][()]) for name, array in model.state.items()]
         if optimiser is not None:
             arrays += [(array, file[f"optimiser/{name}"][()]) for name, array in optimiser.state().items()]
-    wanted = [(entry.name, str(entry.shape)) for entry in model.parameters.table]
-    for ours, theirs in zip(wanted, found):
-        if ours != theirs:
-            raise expected(path, f"parameter '{ours[0]}' {ours[1]}", f"'{theirs[0]}' {theirs[1]}")
-    if len(wanted) != len(found):
-        raise expected(path, f"{len(wanted)} parameters", f"{len(found)}")
     for target, values in arrays:
         if target.shape != values.shape or target.dtype != values.dtype:
             raise expected(path, f"an array {target.shape} {target.dtype}", f"{values.shape} {values.dtype}")
     for target, values in arrays:
         model.ops.copy_into(target, np.asarray(values))
     return attributes
+
+
+def _check_table(path, table, found):
+    """Raise unless the file's (name, shape) pairs are those of the model's table."""
+    wanted = [(entry.name, str(entry.shape)) for entry in table]
+    for ours, theirs in zip(wanted, found):
+        if ours != theirs:
+            raise expected(path, f"parameter '{ours[0]}' {ours[1]}", f"'{theirs[0]}' {theirs[1]}")
+    if len(wanted) != len(found):
+        raise expected(path, f"{len(wanted)} parameters", f"{len(found)}")

@@ -207,11 +207,12 @@ def likely_cause(backward, numeric, batch):
         return ("zero at other places than numeric, equal where neither is zero: another mask in backward than in "
                 "forward, or none")
     if zero_b.any() and np.allclose(backward[~zero_b], numeric[~zero_b], rtol=1e-5):
-        return f"zero in {int((zero_b & ~zero_n).sum())} places where numeric is not, right elsewhere: a part is left out"
+        missing = int((zero_b & ~zero_n).sum())
+        return f"zero in {missing} places where numeric is not, right elsewhere: a part is left out"
     if backward.ndim > 1:
         for axis, place in ((-1, "column (index of the last axis)"), (0, "row (index of the first axis)")):
             if constant_along(backward, numeric, axis):
-                return f"backward/numeric is one constant in each {place}: a factor for each of them is missing or extra"
+                return f"backward/numeric is one constant in each {place}: a factor for each is missing or extra"
     return ""
 
 
@@ -687,7 +688,8 @@ def load_class(target):
     module = import_file(path)
     found = getattr(module, name, None)
     if found is None:
-        classes = [key for key, value in vars(module).items() if is_layer(value) and value.__module__ == module.__name__]
+        classes = [key for key, value in vars(module).items()
+                   if is_layer(value) and value.__module__ == module.__name__]
         raise expected(str(path), f"a class {name}", "only " + (", ".join(classes) or "no layers"))
     if not is_layer(found):
         raise expected(f"{path}:{name}", "a subclass of nnlite.layers.Layer", type(found).__name__
@@ -749,7 +751,8 @@ def make_layer(cls, text):
         signature.bind(*args, **kwargs)
     except TypeError as error:
         needed = ", ".join(str(parameter) for parameter in signature.parameters.values())
-        raise expected(cls.__name__, f"--args for its constructor ({needed})", repr(text) if text else "none") from error
+        given = repr(text) if text else "none"
+        raise expected(cls.__name__, f"--args for its constructor ({needed})", given) from error
     try:
         layer = cls(*args, **kwargs)
     except NnliteError:

@@ -16,7 +16,7 @@ from .errors import NnliteError, expected
 from .experiments import EXPERIMENTS
 from .files import remove_leftovers, replacing
 from .ops import get_ops
-from .settings import KNOWN
+from .settings import KNOWN, check
 
 BUILT_IN = {"built-in posed": synthetic.posed, "built-in spontaneous": synthetic.spontaneous}
 
@@ -99,19 +99,30 @@ def new_config(*, model, preset, data, triplets, settings, seed, dtype):
             "iterations": settings["iterations"], "seed": seed, "dtype": dtype, "settings": settings}
 
 
+def read_config(path):
+    """The config of a run folder; raises NnliteError where there is none, or none of a run."""
+    path = pathlib.Path(path) / "config.json"
+    if not path.is_file():
+        raise expected(str(path.parent), "a run folder with a config.json", "none")
+    try:
+        config = json.loads(path.read_text())
+        absent = {"model", "data", "triplets", "seed", "dtype", "settings"} - {*config}
+        absent = absent or {*KNOWN, "model"} - {*config["settings"]}
+    except (ValueError, TypeError) as error:
+        raise expected(str(path), "the settings of a run", f"a file that cannot be read ({error})") from None
+    if absent:
+        raise expected(str(path), f"the settings of a run, '{min(absent)}' among them", "none")
+    if config["model"] not in EXPERIMENTS:
+        raise expected(str(path), "a model of " + ", ".join(EXPERIMENTS), f"'{config['model']}'")
+    for key in KNOWN:
+        check(key, config["settings"][key], f"{path}: {key}")
+    return config
+
+
 def open_run(path, device="auto"):
     """The Run in a folder, with data and model as config.json says, parameters not yet loaded."""
-    path = pathlib.Path(path)
-    if not (path / "config.json").is_file():
-        raise expected(str(path), "a run folder with a config.json", "none")
-    try:
-        config = json.loads((path / "config.json").read_text())
-        missing = {"model", "data", "triplets", "seed", "dtype"} - {*config} or {*KNOWN, "model"} - {*config["settings"]}
-        data, features = config["data"], config["settings"]["decoder"][-1]
-    except (ValueError, LookupError, TypeError) as error:
-        raise expected(str(path / "config.json"), "the settings of a run", f"{type(error).__name__} {error}") from None
-    if missing:
-        raise expected(str(path / "config.json"), f"the settings of a run with '{min(missing)}'", "none")
+    config = read_config(path)
+    data, features = config["data"], config["settings"]["decoder"][-1]
     ops = get_ops(device)
     faces = load_faces(data)
     if faces.x.shape[1] != features:

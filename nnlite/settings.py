@@ -64,7 +64,7 @@ def apply(settings, assignments):
             raise expected("--set", "key=value", f"'{assignment}'")
         if key not in KNOWN:
             raise expected("--set", "a known setting", f"'{key}'{nearest(key, KNOWN)}")
-        settings[key] = check(key, _parse(text))
+        settings[key] = check(key, _parse(text), f"--set {key}")
         keys.append(key)
     return keys
 
@@ -76,8 +76,8 @@ def _parse(text):
         return text.strip()
 
 
-def check(key, value):
-    """value in the setting's type, or NnliteError."""
+def check(key, value, where):
+    """value in the setting's type, or NnliteError, which begins with `where`."""
     kind, words, test = KNOWN[key]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -86,7 +86,7 @@ def check(key, value):
     if kind is list and isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind or not test(value):
-        raise expected(f"--set {key}", words, repr(value))
+        raise expected(where, words, repr(value))
     return value
 
 

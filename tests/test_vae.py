@@ -1,4 +1,4 @@
-"""The three VAEs: the gradient of the whole loss, the loss against its formula, parameter counts, the shared condition."""
+"""The three VAEs: the gradient of the whole loss, the loss against its formula, sizes, the shared condition."""
 
 import math
 
@@ -147,8 +147,8 @@ def test_the_condition_computed_once_a_row_equals_it_repeated(keep_prob, ops):
     a = both @ W + b
     mask = np.ones_like(a)
     if keep_prob < 1:
-        mask = get_ops("reference").dropout_mask(a.shape, keep_prob, small("vae3", get_ops("reference")).rng.key("first"),
-                                                 "float64")
+        reference = get_ops("reference")
+        mask = reference.dropout_mask(a.shape, keep_prob, small("vae3", reference).rng.key("first"), "float64")
         assert (mask == 0).any()
     da = dh * mask * np.where(a > 0, 1, np.exp(np.minimum(a, 0)))
     np.testing.assert_allclose(h, mask * elu(a), rtol=1e-12, atol=1e-14)
@@ -165,7 +165,8 @@ B7 = [498, 480, 240, 120, 60, 30]
 
 @pytest.mark.parametrize("encoder, count", [(B7, 794_449), (A, 559_249)])
 def test_parameter_counts(encoder, count):
-    model = vae3(encoder, A_DECODER, reconstruction_variance=1e-3, topological_variance=0.04).build(get_ops("reference"))
+    model = vae3(encoder, A_DECODER, reconstruction_variance=1e-3, topological_variance=0.04)
+    model.build(get_ops("reference"))
     assert model.parameters.size == count == sum(
         math.prod(array.shape) for _, layer in model.walk() for array in layer.params.values())
 

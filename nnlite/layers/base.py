@@ -24,7 +24,7 @@ class Layer:
                 self.add_grad("g", (dy * x).sum(0))
                 return dy * self.g
 
-    and is checked by `python -m nnlite.gradcheck my_layers.py:Scale --x 4,5`.
+    and is checked by `python -m nnlite.gradcheck my_layers.py:Scale --x 4,5 --args 5`.
     """
 
     can_skip_dx = False   # True: backward takes need_dx=False, for a first layer whose dx nobody asks for
@@ -37,6 +37,7 @@ class Layer:
         self.rng = None
         self.fresh = True       # the next backward writes the gradients instead of adding to them
         self._kept = None
+        self._written = set()   # parameters whose gradient add_grad has written since zero_grad()
 
     # -- declaring ---------------------------------------------------------------------------------------------
 
@@ -97,15 +98,14 @@ class Layer:
 
     def add_grad(self, attribute, value):
         """Add to self.d<attribute>, or write it if this is the first backward after zero_grad()."""
-        grad = getattr(self, "d" + attribute)
         if self.fresh:
-            grad[...] = value
-        else:
+            self.fresh, self._written = False, set()
+        grad = getattr(self, "d" + attribute)
+        if attribute in self._written:
             grad += value
-        # One backward adds to each of its gradients once: the flag falls with the last of them.
-        self._added = getattr(self, "_added", 0) + 1
-        if self._added == len(self.param_specs):
-            self.fresh, self._added = False, 0
+        else:
+            grad[...] = value
+            self._written.add(attribute)
 
     def accumulate(self):
         """For ops that write all gradients of a layer in one call: False after zero_grad(), then True."""

@@ -21,7 +21,7 @@ class Dropout(Layer):
     def forward(self, x, *, train=False):
         self.check(x, (...,))
         if not train:
-            return x
+            return self.ops.copy(x)   # y belongs to the caller, so it is not x itself
         y, mask = self.ops.dropout(x, self.keep_prob, self.rng.key(self.name))
         self.keep(mask, train=train)
         return y

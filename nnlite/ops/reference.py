@@ -55,6 +55,11 @@ class ReferenceOps:
         """Writes host values into target."""
         target[...] = self.asarray(values, target.dtype)
 
+    def copy(self, x):
+        out = self.empty(x.shape, x.dtype)
+        out[...] = x
+        return out
+
     def contiguous(self, x):
         return self.xp.ascontiguousarray(x)
 

@@ -8,6 +8,7 @@ import numpy as np
 from ..pool import Pool
 from ..reference import ReferenceOps
 from . import blas, elementwise, latent, matrix, optimisers, philox
+from .elementwise import plain
 from .notice import announce_compilation
 
 GRAIN = 4096   # elements of cheap work that are worth a thread
@@ -46,7 +47,7 @@ class CpuOps(ReferenceOps):
 
     def take_rows(self, x, rows):
         out = self.empty((len(rows), *x.shape[1:]), x.dtype)
-        elementwise.take_rows(_plain(x.reshape(len(x), -1)), rows, out.reshape(len(rows), -1), self._chunks(out.size))
+        elementwise.take_rows(plain(x.reshape(len(x), -1)), rows, out.reshape(len(rows), -1), self._chunks(out.size))
         return out
 
     def concat(self, parts, axis):
@@ -100,27 +101,27 @@ class CpuOps(ReferenceOps):
 
     def gaussian_sample(self, h, samples, key):
         z = self.empty((len(h) * samples, h.shape[1] // 2), h.dtype)
-        latent.gaussian_sample(_plain(h), z, samples, *philox.pack_key(key), self._chunks(8 * z.size))
+        latent.gaussian_sample(plain(h), z, samples, *philox.pack_key(key), self._chunks(8 * z.size))
         return z
 
     def gaussian_sample_backward(self, dz, h, z):
         dh = self.empty(h.shape, h.dtype)
-        latent.gaussian_sample_backward(_plain(dz), _plain(h), _plain(z), dh, self._chunks(z.size))
+        latent.gaussian_sample_backward(plain(dz), plain(h), plain(z), dh, self._chunks(z.size))
         return dh
 
     def squared_error(self, f, x, scale):
         df, partial = self.empty(f.shape, f.dtype), np.empty(self._chunks(f.size))
-        latent.squared_error(_plain(f), _plain(x), df, f.dtype.type(2 * scale), partial)
+        latent.squared_error(plain(f), plain(x), df, f.dtype.type(2 * scale), partial)
         return float(scale) * partial.sum(), df
 
     def gaussian_kl(self, h, scale):
         dh, partial = self.empty(h.shape, h.dtype), np.empty(self._chunks(h.size))
-        latent.gaussian_kl(_plain(h), dh, h.dtype.type(scale), partial)
+        latent.gaussian_kl(plain(h), dh, h.dtype.type(scale), partial)
         return float(scale) / 2 * partial.sum(), dh
 
     def triplet_softplus(self, z, weight, scale):
         dz, partial = self.empty(z.shape, z.dtype), np.empty(self._chunks(z.size))
-        latent.triplet_softplus(_plain(z), weight, dz, z.dtype.type(scale), partial)
+        latent.triplet_softplus(plain(z), weight, dz, z.dtype.type(scale), partial)
         return float(scale) * partial.sum(), dz
 
     # -- optimisers ----------------------------------------------------------------------------------------------
@@ -146,13 +147,8 @@ class CpuOps(ReferenceOps):
                         real(1 / math.sqrt(1 - beta2 ** t)), decoupled, self._chunks(p.size))
 
 
-def _plain(x):
-    """x itself if it lies in C order, else a copy that does: kernels are compiled for that alone."""
-    return np.ascontiguousarray(x)
-
-
 def _flat(x):
-    return np.ascontiguousarray(x).reshape(-1)
+    return plain(x).reshape(-1)
 
 
 def _ranges(ranges, real):

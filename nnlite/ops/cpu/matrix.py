@@ -9,7 +9,7 @@ from numba import prange
 
 from ..reference import keep_threshold
 from .blas import PLAIN, TRANSPOSED, gemm
-from .elementwise import CODES, activate, product
+from .elementwise import CODES, activate, plain, product
 from .mathfun import kernel, straight
 from .philox import fill_words, pack_key
 
@@ -60,7 +60,7 @@ def dense_backward_kernel(dy, slope, x, W, dW, db, dh, dx, partial, has_slope, h
     Blocks begin and end with a group, or, for one group (a plain bias), leave their sums in partial (chunks, K).
     """
     N, D = x.shape
-    G, K = db.shape
+    G, K = db.shape[0], W.shape[1]   # without a bias db is a placeholder
     each = N // G
     if has_slope or need_dx or has_bias:
         for chunk in prange(chunks):
@@ -100,7 +100,7 @@ NO_KEY = np.uint32(0), np.uint32(0), np.uint32(0), np.int64(0)
 
 def _rows(x):
     """x (..., D) as a matrix in C order."""
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return plain(x).reshape(-1, x.shape[-1])
 
 
 def linear(ops, x, W, b):

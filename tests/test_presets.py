@@ -1,0 +1,163 @@
+"""The 73 presets against the published tables, typed in here once more; parameter counts; printing them."""
+
+import math
+
+import pytest
+
+import small_runs
+from nnlite import presets, train
+from nnlite.models import MODELS
+from nnlite.ops import get_ops
+from nnlite.presets import BEST, PRESETS, PUBLISHED
+
+A, B = (498, 240, 120, 60, 30), (498, 480, 240, 120, 60, 30)
+C, E = (498, 600, 400, 200, 100, 50), (498, 400, 200, 100, 50)
+a, b, c = (279, 300, 400, 300, 249), (279, 300, 500, 300, 249), (299, 300, 400, 300, 249)
+P, Q, R = (249, 120, 60, 30), (249, 240, 120, 60, 30), (249, 300, 200, 100, 50)
+
+# family -> rows of (encoder, decoder, s^2, lambda, annealing in thousands); None: no triplet prior
+TABLE = {
+    "posed-m1": [(P, P[::-1], 1e-4, None, k) for k in (0, 50, 100)] +
+                [(Q, Q[::-1], 1e-4, None, k) for k in (0, 50, 100)] +
+                [(P, P[::-1], 1e-3, None, k) for k in (0, 50, 100)] +
+                [(Q, Q[::-1], 1e-3, None, k) for k in (0, 50, 100)],
+    "posed-m2": [(A, a, 1e-4, None, 0), (A, a, 1e-4, None, 50), (A, a, 1e-4, None, 100),
+                 (A, a, 5e-4, None, 0), (A, a, 5e-4, None, 50), (A, a, 5e-4, None, 100),
+                 (A, a, 1e-3, None, 0), (A, a, 1e-3, None, 50), (A, a, 1e-3, None, 100)],
+    "posed-m3-kl": [(A, a, .001, .01, 0), (A, a, .001, .01, 50), (A, a, .001, .01, 100),
+                    (A, a, .001, .04, 0), (A, a, .001, .04, 50), (A, a, .001, .04, 100),
+                    (B, a, .001, .04, 100), (B, b, .001, .04, 100), (C, c, .001, .04, 100),
+                    (A, a, .0005, .04, 100), (A, a, .0001, .04, 100)],
+    "posed-m3-prior": [(A, a, .001, .04, 50), (A, a, .001, .04, 100), (B, a, .001, .04, 50), (C, c, .001, .04, 50),
+                       (E, c, .001, .04, 50), (B, a, .001, .04, 100), (B, b, .001, .04, 100), (C, c, .001, .04, 100),
+                       (B, a, .001, .04, 100), (A, a, .0005, .04, 100), (A, a, .0001, .04, 100)],
+    "spontaneous-m1": [(net, net[::-1], 1e-4, None, k) for net in (P, Q, R) for k in (0, 50, 100)],
+    "spontaneous-m2": [(A, a, .0001, None, 0), (A, a, .01, None, 0), (A, a, .01, None, 50), (A, a, .01, None, 100),
+                       (A, a, .001, None, 0), (A, a, .001, None, 50), (A, a, .001, None, 100)],
+    "spontaneous-m3-kl": [(A, a, .001, lam, k) for lam in (.001, .0001) for k in (0, 50, 100)],
+    "spontaneous-m3-prior": [(A, a, .001, .001, 50), (A, a, .001, .001, 100), (A, a, .001, .0001, 50),
+                             (A, a, .001, .0001, 100), (A, a, .001, .0005, 50), (B, a, .001, .0005, 50),
+                             (C, c, .001, .0005, 50), (E, c, .001, .0005, 50)],
+}
+# The first published figure of each row on validation: accuracy (posed), F1 (spontaneous).
+FIRST_FIGURE = {
+    "posed-m1": ".544 .52 .544 .544 .556 .536 .536 .544 .544 .512 .524 .516",
+    "posed-m2": ".62 .628 .664 .616 .636 .624 .592 .616 .62",
+    "posed-m3-kl": ".62 .636 .644 .66 .604 .664 .724 .676 .708 .68 .656",
+    "posed-m3-prior": ".676 .68 .676 .704 .7 .708 .704 .696 .696 .656 .648",
+    "spontaneous-m1": ".576 .591 .594 .584 .589 .597 .58 .588 .586",
+    "spontaneous-m2": ".603 .576 .588 .587 .602 .594 .596",
+    "spontaneous-m3-kl": ".624 .61 .618 .622 .618 .614",
+    "spontaneous-m3-prior": ".605 .606 .627 .62 .621 .603 .618 .62",
+}
+SECOND_FIGURE = {
+    "posed-m1": ".563 .571 .565 .565 .575 .572 .572 .557 .56 .556 .554 .557",
+    "posed-m2": ".594 .598 .595 .593 .58 .572 .606 .581 .572",
+    "posed-m3-kl": ".742 .748 .754 .741 .734 .75 .761 .751 .76 .75 .693",
+    "posed-m3-prior": ".747 .73 .746 .729 .725 .76 .748 .74 .745 .714 .674",
+    "spontaneous-m3-kl": ".758 .741 .762 .837 .834 .848",
+    "spontaneous-m3-prior": ".73 .736 .839 .839 .779 .767 .756 .779",
+}
+ACTIVE = {"posed-m1": "30 30 30 30 30 30 20 25 29 17 21 27", "posed-m2": "30 30 30 16 21 25 13 15 17",
+          "posed-m3-kl": "30 30 30 24 22 30 30 30 39 30 30", "posed-m3-prior": "22 27 25 22 26 25 27 33 27 30 30",
+          "spontaneous-m2": "30 5 9 11 13 16 19"}
+ROWS = [(f"{family}-{number}", row) for family, rows in TABLE.items() for number, row in enumerate(rows, 1)]
+
+
+def test_there_are_73_under_these_names():
+    assert len(ROWS) == 73
+    assert sorted(PRESETS) == sorted(name for name, _ in ROWS)
+    assert sorted(PUBLISHED) == sorted(PRESETS)
+
+
+@pytest.mark.parametrize("name, row", ROWS, ids=[name for name, _ in ROWS])
+def test_row(name, row):
+    encoder, decoder, variance, topological, anneal = row
+    preset = PRESETS[name]
+    kind, model = name.split("-")[:2]
+    assert preset["kind"] == kind and preset["model"] == "vae" + model[1]
+    assert preset["encoder"] == list(encoder) and preset["decoder"] == list(decoder)
+    assert preset["reconstruction_variance"] == variance
+    assert preset["anneal"] == 1000 * anneal
+    if topological is not None:
+        assert preset["topological_variance"] == topological
+        assert preset["anneal_mode"] == name.split("-")[2]
+    common = {"batch_size": 200 if kind == "posed" else 250, "triplet_batch": 10, "samples": 3, "triplet_samples": 10,
+              "learning_rate": 1e-4, "keep_prob": 0.9, "iterations": 100_000, "validate_every": 2500}
+    assert {key: preset[key] for key in common} == common
+
+
+@pytest.mark.parametrize("place, table", [(0, FIRST_FIGURE), (1, SECOND_FIGURE), (2, ACTIVE)])
+def test_published_figures(place, table):
+    for family, figures in table.items():
+        for number, figure in enumerate(figures.split(), 1):
+            assert PUBLISHED[f"{family}-{number}"][place] == float(figure), (family, number)
+
+
+def test_published_best():
+    assert BEST["vae3", "posed"] == "posed-m3-kl-7" and BEST["vae3", "spontaneous"] == "spontaneous-m3-prior-3"
+    for (model, kind), name in BEST.items():
+        rows = {key: PUBLISHED[key] for key in PRESETS
+                if PRESETS[key]["model"] == model and PRESETS[key]["kind"] == kind}
+        assert rows[name][0] == max(row[0] for row in rows.values())
+
+
+def test_presets_share_no_list():
+    """Changing one preset's sizes in place must not change another's."""
+    lists = [id(preset[key]) for preset in PRESETS.values() for key in ("encoder", "decoder")]
+    assert len(set(lists)) == len(lists)
+    assert not {id(sizes) for table in (presets.ENCODERS, presets.DECODERS, presets.PLAIN)
+                for sizes in table.values()} & set(lists)
+
+
+def built(preset):
+    s = PRESETS[preset]
+    model = MODELS[s["model"]](s["encoder"], s["decoder"], reconstruction_variance=s["reconstruction_variance"])
+    return model.build(get_ops("reference"))
+
+
+def counted(encoder, decoder):
+    """Weights and biases of a chain of matrices, the encoder's last one twice as wide (mu and ln sigma^2)."""
+    wide = [*encoder[:-1], 2 * encoder[-1]]
+    return sum(m * n + n for sizes in (wide, decoder) for m, n in zip(sizes, sizes[1:]))
+
+
+@pytest.mark.parametrize("preset, count", [("posed-m3-kl-7", 794_449), ("posed-m3-kl-1", 559_249)])
+def test_published_parameter_counts(preset, count):
+    assert built(preset).parameters.size == count
+
+
+@pytest.mark.parametrize("preset", [f"{family}-{len(rows)}" for family, rows in TABLE.items()] + ["posed-m3-kl-9"])
+def test_parameter_counts(preset):
+    encoder, decoder = dict(ROWS)[preset][:2]
+    assert built(preset).parameters.size == counted(encoder, decoder)
+
+
+# -- printing ----------------------------------------------------------------------------------------------------------
+
+
+def test_list_presets(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--list-presets"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [name for name, _ in ROWS]
+    for line, (name, (encoder, decoder, variance, topological, anneal)) in zip(lines, ROWS):
+        cells = line.split()
+        assert cells[2:4] == ["-".join(map(str, encoder)), "-".join(map(str, decoder))]
+        assert math.isclose(float(cells[4]), variance) and int(cells[6]) == 1000 * anneal
+        assert cells[5] == "-" if topological is None else math.isclose(float(cells[5]), topological)
+    assert max(map(len, [head, *lines])) <= 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset, count", [("posed-m3-kl-7", "794,449"), ("posed-m3-kl-1", "559,249")])
+def test_summary_counts_and_writes_nothing(preset, count, tmp_path, monkeypatch, capsys):
+    data = small_runs.posed_file(tmp_path / "faces.h5")
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--preset", preset, "--data", str(data), "--summary", "--device", "reference"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    total = lines[-1].split()
+    assert total == ["total", count]
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("layer")) + 1:-1]
+    assert sum(int(line.split()[-1].replace(",", "")) for line in table) == int(count.replace(",", ""))
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.h5"]
