@@ -34,6 +34,7 @@ class Rng:
         self.ops = ops
         self.seed = int(seed) & 0xFFFFFFFFFFFFFFFF
         self.step = ops.scalar(0, "int64")
+        self._streams = {}
 
     def set_step(self, step):
         """From now on the numbers of this step are drawn."""
@@ -41,4 +42,7 @@ class Rng:
 
     def key(self, name):
         """The key of the stream with this name (a layer's path), at the present step."""
-        return Key(self.seed, zlib.crc32(name.encode()), self.step)
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = zlib.crc32(name.encode())
+        return Key(self.seed, stream, self.step)

@@ -5,6 +5,7 @@ The loop is `fit`; everything else here reads options and prints.
 
 import argparse
 import contextlib
+import gc
 import math
 import pathlib
 import signal
@@ -40,6 +41,7 @@ def fit(run, stop):
     experiment, options = run.experiment, run.config["settings"]
     progress = run.load_last() or {"iteration": 0, "best": -math.inf, "best_iteration": 0, "loss_sum": 0.0, "steps": 0}
     begin, iterations = int(progress["iteration"]), options["iterations"]
+    gc.freeze()   # what lives now lives to the end: the collector need not walk through it again and again
     look_every = LOOK_EVERY if experiment.ops.name == "cuda" else 1
     clock, clocked = time.perf_counter(), begin
 
@@ -89,7 +91,7 @@ class progress_bar(contextlib.AbstractContextManager):
 
     def show(self, done, loss, best):
         bar = self.bar
-        if bar.update(done - bar.n):
+        if bar.update(done - bar.n) or done == bar.total:
             bar.set_postfix_str(f"loss {loss:.4g}" + (f", ELBO {best:.4g}" if best > -math.inf else ""), refresh=False)
 
     def __exit__(self, *error):

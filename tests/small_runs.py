@@ -32,9 +32,9 @@ def posed_file(path, persons=5, points=83, change=None):
     return path
 
 
-def options(data, out=None, model="vae3", **settings):
-    """The command line of a small run: ['--model', ...]."""
-    words = ["--model", model, "--data", str(data), "--device", "reference"] + (["--out", str(out)] if out else [])
+def options(data, out=None, model="vae3", device="reference", **settings):
+    """The command line of a small run: ['--model', ...]; of a setting given twice the last one counts."""
+    words = ["--model", model, "--data", str(data), "--device", device] + (["--out", str(out)] if out else [])
     assignments = SIZES[model].split() + [f"{key}={value}" for key, value in {**SMALL, **settings}.items()]
     return words + [word for assignment in assignments for word in ("--set", assignment)]
 

@@ -116,8 +116,7 @@ def test_killed_at_random_moments(data, tmp_path):
 def test_the_cpu_kernels_resume_bit_for_bit(data, tmp_path):
     """The command itself, in processes of its own, on the fast ops."""
     def run(name):
-        return [word.replace("reference", "cpu") for word in options(
-            data, tmp_path / name, iterations=300, validate_every=50, checkpoint_every=7)]
+        return options(data, tmp_path / name, device="cpu", iterations=300, validate_every=50, checkpoint_every=7)
 
     assert finish(run("straight"), tmp_path / "straight.txt") == 0
     with open(tmp_path / "output.txt", "w") as output:

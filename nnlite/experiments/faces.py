@@ -30,16 +30,12 @@ class FaceExperiment:
     def _place_data(self, dtype, seed):
         """Faces on the device, and buffers at fixed places for what changes from step to step."""
         ops, faces, settings = self.ops, self.faces, self.settings
-        self.x = ops.asarray(faces.x, dtype)                                                   # (n, D)
-        if self.model.conditional:
-            self.inputs = ops.asarray(np.concatenate([faces.x, faces.x[faces.neutral]], 1), dtype)  # (n, 2D)
-        else:
-            self.inputs = self.x
+        inputs = np.concatenate([faces.x, faces.x[faces.neutral]], 1) if self.model.conditional else faces.x
+        self.inputs = ops.asarray(inputs, dtype)             # (n, 2D) = [x, y], or (n, D) = x for model 1
         self.train_rows = faces.split["train"]
         self.batches = Batches(len(self.train_rows), settings["batch_size"], seed=seed, name="batches")
         B, V = settings["batch_size"], settings["triplet_batch"] if self.triplets else 0
         self.rows = ops.zeros((B + 3 * V,), "int32")       # data rows, references, plus faces, minus faces
-        self.neutral_rows = ops.zeros((B,), "int32")
         self.weight = ops.zeros((V,), dtype) if V else None
         if V:
             if not len(self.triplets["train"].rows):
@@ -66,7 +62,6 @@ class FaceExperiment:
     def prepare(self, iteration):
         """Put everything that depends on the iteration where forward_backward() finds it."""
         rows = self.train_rows[self.batches.rows(iteration)]
-        self.ops.copy_into(self.neutral_rows, self.faces.neutral[rows])
         if self.triplets:
             chosen = self.triplet_batches.rows(iteration)
             part = self.triplets["train"]
@@ -78,11 +73,15 @@ class FaceExperiment:
 
     def forward_backward(self):
         """The loss terms of the prepared batch, and the gradients of their sum."""
-        ops, B = self.ops, len(self.neutral_rows)
-        y = ops.take_rows(self.x, self.neutral_rows) if self.model.conditional else None
-        batch = Batch(ops.take_rows(self.inputs, self.rows), ops.take_rows(self.x, self.rows[:B]), y, self.weight)
         self.model.zero_grad()
-        return self.model.terms(batch, train=True)
+        return self.model.terms(self._batch(self.rows, self.settings["batch_size"], self.weight), train=True)
+
+    def _batch(self, rows, B, weight):
+        """The Batch of these rows, of which the first B are data rows."""
+        ops, D = self.ops, self.model.features
+        inputs = ops.take_rows(self.inputs, rows)                                    # [x, y], or x for model 1
+        y = ops.contiguous(inputs[:B, D:]) if self.model.conditional else None
+        return Batch(inputs, ops.contiguous(inputs[:B, :D]), y, weight)
 
     def _set_weights(self, iteration):
         settings = self.settings
@@ -104,9 +103,7 @@ class FaceExperiment:
             model.rng.set_step(VALIDATION_STEP + chunk)
             some = rows[start:start + CHUNK].astype(np.int32)
             model.set_weights(points=1, batch_size=len(some))
-            y = ops.take_rows(self.x, ops.asarray(self.faces.neutral[some])) if model.conditional else None
-            some = ops.asarray(some)
-            batch = Batch(ops.take_rows(self.inputs, some), ops.take_rows(self.x, some), y, None)
+            batch = self._batch(ops.asarray(some), len(some), None)
             for name, value in model.terms(batch, train=False).items():
                 parts[name] += float(value) * len(some) / len(rows)
         if self.triplets:

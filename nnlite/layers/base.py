@@ -72,6 +72,7 @@ class Layer:
         layers = []
         for name, layer in self.walk():
             layer.name, layer.ops, layer.rng, layer.dtype = name, ops, self.rng, dtype
+            layer._dtype = ops.dtype(dtype)
             layers.append(layer)
             for attribute, (shape, fill) in layer.state_specs.items():
                 setattr(layer, attribute, ops.zeros(shape, dtype) + ops.asarray(fill, dtype))
@@ -136,20 +137,16 @@ class Layer:
     def check(self, x, shape, what="x", text=None):
         """Raise unless x is an array of this layer's ops and dtype, and fits shape (None: any extent; a leading
         Ellipsis: any leading axes). text: the expected shape in letters."""
-        ops = self.ops
+        ops, got = self.ops, getattr(x, "shape", None)
+        if ops is not None and type(x) is ops.array_type and x.dtype == self._dtype and _fits(got, shape):
+            return
         if ops is None:
             raise NnliteError(f"{self.label}: expected build(ops) before the first use, got a layer without memory")
         if not isinstance(x, ops.array_type):
             raise expected(self.label, f"{what} as {ops.array_name} array for ops '{ops.name}'", ops.describe(x))
-        got = x.shape
-        if shape and shape[0] is Ellipsis:
-            tail = shape[1:]
-            fits = len(got) >= len(tail) + 1 and all(a is None or a == b for a, b in zip(tail, got[-len(tail):]))
-        else:
-            fits = len(got) == len(shape) and all(a is None or a == b for a, b in zip(shape, got))
-        if not fits:
+        if not _fits(got, shape):
             raise expected(self.label, f"{what} {text or _letters(shape)}", got)
-        if x.dtype != self.dtype:
+        if x.dtype != self._dtype:
             raise expected(self.label, f"{what} of dtype {self.dtype}", str(x.dtype))
 
     def out_shape(self, x_shape):
@@ -161,6 +158,23 @@ class Layer:
 
     def backward(self, dy):
         raise NotImplementedError(f"{type(self).__name__}.backward")
+
+
+def _fits(got, shape):
+    """Whether the shape got is as wanted: None stands for any extent, a leading Ellipsis for one or more axes."""
+    if got == shape:
+        return True
+    if shape and shape[0] is Ellipsis:
+        shape = shape[1:]
+        if len(got) <= len(shape):
+            return False
+        got = got[len(got) - len(shape):]
+    if len(got) != len(shape):
+        return False
+    for a, b in zip(got, shape):
+        if a != b and b is not None:
+            return False
+    return True
 
 
 def _letters(shape):

@@ -64,7 +64,7 @@ class Parameters:
             layer.fresh = False
 
     def ranges(self, chosen):
-        """[start, stop] of neighbouring parameters merged where chosen(entry) gives the same value: (start, stop, value)."""
+        """The flat array in parts (start, stop, value), value = chosen(entry); neighbours of one value are merged."""
         merged = []
         for entry in self.table:
             value = chosen(entry)
@@ -72,4 +72,4 @@ class Parameters:
                 merged[-1][1] = entry.stop
             else:
                 merged.append([entry.start, entry.stop, value])
-        return [tuple(part) for part in merged]
+        return tuple(tuple(part) for part in merged)

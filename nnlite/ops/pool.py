@@ -5,7 +5,8 @@ A block is handed out again only when nobody holds it any more. Every array over
 Thus a training step allocates nothing after the first, and no result ever changes under its owner.
 """
 
-import sys
+import math
+from sys import getrefcount
 
 import numpy as np
 
@@ -13,40 +14,46 @@ PAGE = 4096
 ALIGNMENT = 64   # one cache line, one AVX-512 register
 
 
-def _references(block):
-    return sys.getrefcount(block)
-
-
 class Pool:
     """`pool.empty(shape, dtype)`: an uninitialised array, C order, 64-byte aligned."""
 
     def __init__(self):
-        self._blocks = {}   # size in bytes -> [block, offset of its first aligned byte]
+        self._blocks = {}    # size in bytes -> [(block, offset of its first aligned byte)]
+        self._classes = {}   # (shape, dtype) as asked for -> (the list of its size, dtype)
         # Python versions count differently: measure what an idle block shows instead of assuming a number.
-        probe = [[np.empty(PAGE, np.uint8), 0]]
-        self._idle = self._count(probe[0])
-
-    @staticmethod
-    def _count(entry):
-        return _references(entry[0])
+        self._idle = _first_idle([_new_block(PAGE)], None)
 
     def empty(self, shape, dtype):
-        dtype = np.dtype(dtype)
-        count = 1
-        for extent in shape:
-            count *= extent
-        size = -(-count * dtype.itemsize // PAGE) * PAGE or PAGE
-        entries = self._blocks.setdefault(size, [])
-        for entry in entries:
-            if self._count(entry) == self._idle:
-                break
-        else:
-            block = np.empty(size + ALIGNMENT, np.uint8)
-            entry = [block, -block.ctypes.data % ALIGNMENT]
-            entries.append(entry)
-            del block
-        return np.ndarray(shape, dtype, entry[0], entry[1])
+        found = self._classes.get((shape, dtype))
+        if found is None:
+            found = self._classes[shape, dtype] = self._class(shape, np.dtype(dtype))
+        blocks, size, dtype = found
+        block = _first_idle(blocks, self._idle)
+        if block is None:
+            block = _new_block(size)
+            blocks.append(block)
+        return np.ndarray(shape, dtype, *block)
+
+    def _class(self, shape, dtype):
+        size = -(-math.prod(shape) * dtype.itemsize // PAGE) * PAGE or PAGE
+        return self._blocks.setdefault(size, []), size, dtype
 
     def nbytes(self):
         """Bytes held, in use or idle."""
-        return sum(size * len(entries) for size, entries in self._blocks.items())
+        return sum(size * len(blocks) for size, blocks in self._blocks.items())
+
+
+def _new_block(size):
+    block = np.empty(size + ALIGNMENT, np.uint8)
+    return block, -block.ctypes.data % ALIGNMENT
+
+
+def _first_idle(blocks, idle):
+    """The first (block, offset) that only the list holds, or None; for idle None, the count that the first one shows."""
+    for block, offset in blocks:
+        references = getrefcount(block)
+        if references == idle:
+            return block, offset
+        if idle is None:
+            return references
+    return None

@@ -25,6 +25,10 @@ class ReferenceOps:
 
     # -- arrays --------------------------------------------------------------------------------------------------
 
+    def dtype(self, name):
+        """The dtype object of a name: comparing with that is faster."""
+        return np.dtype(name)
+
     def empty(self, shape, dtype):
         """An array with any content."""
         return self.xp.empty(shape, dtype)
@@ -167,7 +171,10 @@ class ReferenceOps:
         return y, slope
 
     def dense_backward(self, dy, slope, x, W, dW, db, accumulate, need_dx):
-        """dh = dy slope; then dx, dW, db as in linear_backward. db (K,), or (G, K): summed over each group's rows."""
+        """dh = dy slope; then dx, dW, db as in linear_backward. db (K,), or (G, K): summed over each group's rows.
+
+        slope is used up: a fast ops may leave dh in its place.
+        """
         dh = dy * slope
         dx = self.linear_backward(dh, x, W, dW, None, accumulate, need_dx)
         groups = 1 if db.ndim == 1 else len(db)

@@ -1,12 +1,13 @@
 """CpuOps: the methods of ReferenceOps that Numba makes faster. Kernels live in the family files beside this one."""
 
+import functools
 import math
 
-import numba
 import numpy as np
 
 from ..pool import Pool
 from ..reference import ReferenceOps
+from . import threads  # first: it sets up the threads of what the others load
 from . import blas, elementwise, latent, matrix, optimisers, philox
 from .elementwise import plain
 from .notice import announce_compilation
@@ -18,36 +19,44 @@ class CpuOps(ReferenceOps):
     name = "cpu"
 
     def __init__(self):
-        self.threads = numba.get_num_threads()
+        self.threads = threads.count()
         self._pool = Pool()
+        self.empty = self._pool.empty   # straight: a step asks for some sixty arrays
         announce_compilation()
 
-    def set_threads(self, threads):
+    def set_threads(self, count):
         """Use this many threads from now on, at most as many as Numba was started with."""
-        numba.set_num_threads(threads)
-        self.threads = threads
+        threads.use(count)
+        self.threads = count
 
     def device_line(self):
-        products = f"one pool with {blas.blas.path}" if blas.blas else "products by NumPy's own BLAS threads"
-        return f"cpu, {self.threads} threads (Numba {numba.__version__}, {products})"
+        products = f"{blas.blas.path} on the same threads" if blas.blas else "NumPy's products on threads of its own"
+        return f"cpu, {self.threads} threads (Numba kernels, {products})"
 
     def _chunks(self, work):
         """How many pieces work elements are cut into."""
-        return max(1, min(self.threads, work // GRAIN))
+        pieces = work // GRAIN
+        return self.threads if pieces >= self.threads else pieces or 1
 
     # -- arrays --------------------------------------------------------------------------------------------------
-
-    def empty(self, shape, dtype):
-        return self._pool.empty(shape, dtype)
 
     def zeros(self, shape, dtype):
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
 
+    def contiguous(self, x):
+        if x.flags.c_contiguous:
+            return x
+        out = self.empty(x.shape, x.dtype)
+        np.copyto(out, x)
+        return out
+
     def take_rows(self, x, rows):
         out = self.empty((len(rows), *x.shape[1:]), x.dtype)
-        elementwise.take_rows(plain(x.reshape(len(x), -1)), rows, out.reshape(len(rows), -1), self._chunks(out.size))
+        width = math.prod(x.shape[1:])
+        elementwise.take_rows(plain(x).reshape(len(x), width), rows, out.reshape(len(rows), width),
+                              self._chunks(out.size))
         return out
 
     def concat(self, parts, axis):
@@ -128,21 +137,21 @@ class CpuOps(ReferenceOps):
 
     def sgd(self, p, g, m, ranges, lr, clip, momentum, nesterov):
         real = p.dtype.type
-        optimisers.sgd(p, g, p if m is None else m, *_ranges(ranges, real), real(lr), real(clip), real(momentum),
+        optimisers.sgd(p, g, p if m is None else m, *_ranges(tuple(ranges), real), real(lr), real(clip), real(momentum),
                        m is not None, nesterov, self._chunks(p.size))
 
     def adagrad(self, p, g, v, ranges, lr, clip, eps):
         real = p.dtype.type
-        optimisers.adagrad(p, g, v, *_ranges(ranges, real), real(lr), real(clip), real(eps), self._chunks(p.size))
+        optimisers.adagrad(p, g, v, *_ranges(tuple(ranges), real), real(lr), real(clip), real(eps), self._chunks(p.size))
 
     def rmsprop(self, p, g, v, ranges, lr, clip, rho, eps):
         real = p.dtype.type
-        optimisers.rmsprop(p, g, v, *_ranges(ranges, real), real(lr), real(clip), real(rho), real(eps),
+        optimisers.rmsprop(p, g, v, *_ranges(tuple(ranges), real), real(lr), real(clip), real(rho), real(eps),
                            self._chunks(p.size))
 
     def adam(self, p, g, m, v, ranges, lr, clip, beta1, beta2, eps, t, decoupled):
         real, t = p.dtype.type, int(t)
-        optimisers.adam(p, g, m, v, *_ranges(ranges, real), real(lr), real(clip), real(beta1), real(beta2),
+        optimisers.adam(p, g, m, v, *_ranges(tuple(ranges), real), real(lr), real(clip), real(beta1), real(beta2),
                         real(1 - beta1), real(1 - beta2), real(eps), real(1 / (1 - beta1 ** t)),
                         real(1 / math.sqrt(1 - beta2 ** t)), decoupled, self._chunks(p.size))
 
@@ -151,7 +160,8 @@ def _flat(x):
     return plain(x).reshape(-1)
 
 
+@functools.lru_cache(maxsize=64)
 def _ranges(ranges, real):
-    """bounds, decay and rate as arrays."""
+    """bounds, decay and rate as arrays; an optimiser asks for the same ones at each step."""
     bounds = np.array([start for start, _, _ in ranges] + [ranges[-1][1]], np.int64)
     return bounds, np.array([d for _, _, (d, _) in ranges], real), np.array([r for _, _, (_, r) in ranges], real)

@@ -9,9 +9,11 @@ from numba import prange
 
 from ..reference import keep_threshold
 from .blas import PLAIN, TRANSPOSED, gemm
-from .elementwise import CODES, activate, plain, product
-from .mathfun import kernel, straight
+from .elementwise import CODES, activate, plain
+from .mathfun import expm1, kernel, straight
 from .philox import fill_words, pack_key
+
+ELU = CODES["elu"]
 
 
 @kernel
@@ -21,20 +23,26 @@ def dense_forward_kernel(x, W, b, y, slope, code, alpha, train, threshold, scale
     K = W.shape[1]
     each = N // b.shape[0]
     quarter = (K + 3) // 4
+    alpha, scale, drop, threshold = y.dtype.type(alpha), y.dtype.type(scale), threshold > 0, np.uint32(threshold)
     for chunk in prange(chunks):
         start, stop = N * chunk // chunks, N * (chunk + 1) // chunks
         if stop > start:
             gemm(PLAIN, PLAIN, stop - start, K, D, x[start:stop], D, W, K, 0, y[start:stop], K)
         words, spare = np.empty(4 * quarter, np.uint32), np.empty(K, y.dtype)
         for row in range(start, stop):
-            h = y[row]
-            add_to(h, b[row // each])
+            h, bias = y[row], b[row // each]
             if code == 0 and not train:
+                add_to(h, bias)
                 continue
             s = slope[row] if train else spare
-            activate(h, s, code, alpha)
-            if threshold:
+            if drop:
                 fill_words(words, row, quarter, k0, k1, stream, step)
+            if drop and code == ELU:   # the hidden layers of the face VAEs: all in one pass
+                elu_dropout(h, bias, s, words, threshold, scale)
+                continue
+            add_to(h, bias)
+            activate(h, s, code, alpha)
+            if drop:
                 mask(h, s, words, threshold, scale)
 
 
@@ -42,6 +50,24 @@ def dense_forward_kernel(x, W, b, y, slope, code, alpha, train, threshold, scale
 def add_to(h, bias):
     for j in range(h.size):
         h[j] += bias[j]
+
+
+@straight
+def multiply_to(h, dy):
+    for j in range(h.size):
+        h[j] *= dy[j]
+
+
+@straight
+def elu_dropout(h, bias, s, words, threshold, scale):
+    """h, s = m f(h + bias), m f'(h + bias) for f = ELU with alpha = 1."""
+    one, zero = h.dtype.type(1), h.dtype.type(0)
+    for j in range(h.size):
+        x = h[j] + bias[j]
+        m = scale if words[j] < threshold else zero
+        e = expm1(min(x, zero))
+        h[j] = m * (x if x > zero else e)
+        s[j] = m * (e + one)    # e is 0 above zero
 
 
 @straight
@@ -54,69 +80,81 @@ def mask(h, s, words, threshold, scale):
 
 
 @kernel
-def dense_backward_kernel(dy, slope, x, W, dW, db, dh, dx, partial, has_slope, has_bias, need_dx, accumulate, chunks):
-    """dh = dy slope (dy itself without a slope); dx = dh W^T; dW = x^T dh; db (G, K) = group sums of dh.
+def dense_backward_kernel(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias, need_dx, accumulate, chunks):
+    """dh = dy slope; dx = dh W^T; dW = x^T dh; db (G, K) = group sums of dh.
 
-    Blocks begin and end with a group, or, for one group (a plain bias), leave their sums in partial (chunks, K).
+    dh holds the slope and is overwritten: one array less to fetch. Without a slope dh is dy.
+
+    Blocks of rows begin and end with a group; for one group (a plain bias) each leaves its sum in the last row of its
+    part (parts: chunks, ..., K). by_rows: each thread multiplies its own rows of x and dh, which are in its cache,
+    and the products, all but the first left in the D rows of the parts before, are summed; otherwise each thread
+    makes some rows of dW from all rows of x and dh.
     """
     N, D = x.shape
     G, K = db.shape[0], W.shape[1]   # without a bias db is a placeholder
     each = N // G
-    if has_slope or need_dx or has_bias:
+    last = parts.shape[1] - 1
+    if has_slope or need_dx or has_bias or by_rows:
         for chunk in prange(chunks):
-            start, stop = N * chunk // chunks, N * (chunk + 1) // chunks
-            if G > 1:
-                start, stop = G * chunk // chunks * each, G * (chunk + 1) // chunks * each
-            else:
-                partial[chunk] = 0
+            start, stop = G * chunk // chunks * each, G * (chunk + 1) // chunks * each
+            if G == 1:
+                start, stop = N * chunk // chunks, N * (chunk + 1) // chunks
+                parts[chunk, last] = 0
             for row in range(start, stop):
                 if has_slope:
-                    product(dy[row], slope[row], dh[row])
+                    multiply_to(dh[row], dy[row])
                 if has_bias and G == 1:
-                    add_to(partial[chunk], dh[row])
+                    add_to(parts[chunk, last], dh[row])
                 elif has_bias:
                     if row % each == 0 and not accumulate:
                         db[row // each] = 0
                     add_to(db[row // each], dh[row])
             if need_dx and stop > start:
                 gemm(PLAIN, TRANSPOSED, stop - start, D, K, dh[start:stop], K, W, K, 0, dx[start:stop], D)
+            if by_rows:
+                target, add = (dW, accumulate) if chunk == 0 else (parts[chunk], False)
+                gemm(TRANSPOSED, PLAIN, D, K, stop - start, x[start:stop], D, dh[start:stop], K, add, target, K)
     for chunk in prange(chunks):
         start, stop = D * chunk // chunks, D * (chunk + 1) // chunks
-        if stop > start:
+        if by_rows:
+            for part in range(1, chunks):
+                for row in range(start, stop):
+                    add_to(dW[row], parts[part, row])
+        elif stop > start:
             gemm(TRANSPOSED, PLAIN, stop - start, K, N, x[:, start:], D, dh, K, accumulate, dW[start:stop], K)
     if has_bias and G == 1:
         if not accumulate:
             db[0] = 0
         for chunk in range(chunks):
-            add_to(db[0], partial[chunk])
+            add_to(db[0], parts[chunk, last])
 
 
 # -- methods of CpuOps ----------------------------------------------------------------------------------------------
 
 NO_SLOPE = {np.dtype(name): np.empty((1, 1), name) for name in ("float32", "float64")}
 NO_BIAS = {np.dtype(name): np.zeros((1, 1), name) for name in ("float32", "float64")}
-NO_KEY = np.uint32(0), np.uint32(0), np.uint32(0), np.int64(0)
+NO_KEY = 0, 0, 0, 0
 
 
 def _rows(x):
     """x (..., D) as a matrix in C order."""
-    return plain(x).reshape(-1, x.shape[-1])
+    x = plain(x)
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 def linear(ops, x, W, b):
     y = ops.empty((*x.shape[:-1], W.shape[1]), x.dtype)
     rows = _rows(x)
     bias = ops.zeros((1, W.shape[1]), x.dtype) if b is None else b.reshape(1, -1)
-    zero = x.dtype.type(0)
-    dense_forward_kernel(rows, W, bias, y.reshape(-1, W.shape[1]), NO_SLOPE[x.dtype], 0, zero, False, np.uint32(0), zero,
-                  *NO_KEY, ops._chunks(y.size))
+    dense_forward_kernel(rows, W, bias, y.reshape(-1, W.shape[1]), NO_SLOPE[x.dtype], 0, 0.0, False, 0, 0.0, *NO_KEY,
+                         ops._chunks(y.size))
     return y
 
 
 def linear_backward(ops, dy, x, W, dW, db, accumulate, need_dx):
     dx = ops.empty(x.shape, x.dtype) if need_dx else None
-    dh = _rows(dy)
-    _backward(ops, dh, NO_SLOPE[x.dtype], x, W, dW, db, dh, dx, False, accumulate)
+    dy = _rows(dy)
+    _backward(ops, dy, dy, x, W, dW, db, dx, False, accumulate)
     return dx
 
 
@@ -124,24 +162,25 @@ def dense(ops, x, W, b, activation, keep_prob, key, train):
     y = ops.empty((*x.shape[:-1], W.shape[1]), x.dtype)
     slope = ops.empty(y.shape, x.dtype) if train else None
     drop = train and keep_prob < 1
-    real = x.dtype.type
     dense_forward_kernel(_rows(x), W, b.reshape(-1, W.shape[1]), y.reshape(-1, W.shape[1]),
-                  slope.reshape(-1, W.shape[1]) if train else NO_SLOPE[x.dtype], CODES[activation], real(1), train,
-                  np.uint32(keep_threshold(keep_prob) if drop else 0), real(1 / keep_prob), *pack_key(key),
-                  ops._chunks(y.size))
+                  slope.reshape(-1, W.shape[1]) if train else NO_SLOPE[x.dtype], CODES[activation], 1.0, train,
+                         keep_threshold(keep_prob) if drop else 0, 1 / keep_prob, *pack_key(key), ops._chunks(y.size))
     return y, slope
 
 
 def dense_backward(ops, dy, slope, x, W, dW, db, accumulate, need_dx):
     dx = ops.empty(x.shape, x.dtype) if need_dx else None
-    dh = ops.empty((slope.size // slope.shape[-1], slope.shape[-1]), x.dtype)
-    _backward(ops, _rows(dy), slope.reshape(dh.shape), x, W, dW, db, dh, dx, True, accumulate)
+    _backward(ops, _rows(dy), _rows(slope), x, W, dW, db, dx, True, accumulate)
     return dx
 
 
-def _backward(ops, dy, slope, x, W, dW, db, dh, dx, has_slope, accumulate):
+def _backward(ops, dy, dh, x, W, dW, db, dx, has_slope, accumulate):
     rows = _rows(x)
+    (N, D), K = rows.shape, W.shape[1]
     chunks = ops._chunks(dh.size + rows.size)
-    dense_backward_kernel(dy, slope, rows, W, dW, NO_BIAS[x.dtype] if db is None else db.reshape(-1, W.shape[1]), dh,
-                          rows if dx is None else dx.reshape(rows.shape), ops.empty((chunks, W.shape[1]), x.dtype),
-                          has_slope, db is not None, dx is not None, accumulate, chunks)
+    # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
+    by_rows = chunks > 1 and D * K < N * (K + D / 2)
+    dense_backward_kernel(dy, dh, rows, W, dW, NO_BIAS[x.dtype] if db is None else db.reshape(-1, K),
+                          rows if dx is None else dx.reshape(rows.shape),
+                          ops.empty((chunks, D + 1 if by_rows else 1, K), x.dtype), by_rows, has_slope,
+                          db is not None, dx is not None, accumulate, chunks)

@@ -8,7 +8,7 @@ from .mathfun import cos_sin_turn, kernel, log, straight
 
 def pack_key(key):
     """A Key as the kernels take it: the two words of the seed, stream and step."""
-    return np.uint32(key.seed & 0xFFFFFFFF), np.uint32(key.seed >> 32), np.uint32(key.stream), np.int64(key.step)
+    return key.seed & 0xFFFFFFFF, key.seed >> 32, key.stream, int(key.step)
 
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -30,6 +30,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 @straight
 def fill_words(words, row, quarter, k0, k1, stream, step):
     """words (4 quarter,) uint32 of one row."""
+    k0, k1, stream = np.uint32(k0), np.uint32(k1), np.uint32(stream)
     step_low, step_high = np.uint32(step & 0xFFFFFFFF), np.uint32(step >> 32)
     first = row * quarter
     for q in range(quarter):

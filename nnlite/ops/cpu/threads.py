@@ -4,17 +4,37 @@ Two pools on the same cores fight: the workers of one spin while the other compu
 matrix products are BLAS calls on one thread each, made inside its parallel loops (see blas.py). Here BLAS is told to
 use one thread, and both libraries are found.
 
+A worker that waits for the next parallel loop spins for a moment, then sleeps. Spinning long is fast on an idle machine
+but ruins a busy one, where the spinning thread holds the core that its partner needs: on two cores beside one other
+process a step then takes ten times as long. Sleeping at once costs a third on an idle machine. SPINS is between: long
+enough for the gaps between the kernels of a step.
+
 The number of threads is NUMBA_NUM_THREADS where that is set, else the cores this process may use.
 """
 
 import ctypes
 import os
 
-import numpy  # noqa: F401  loads the BLAS that is looked for
-import threadpoolctl
+SPINS = 10_000
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))   # read by OpenMP when Numba loads it
+
+import numba  # noqa: E402
+import numpy  # noqa: E402, F401  loads the BLAS that is looked for
+import threadpoolctl  # noqa: E402
 
 # Names under which builds of OpenBLAS, MKL and others export their functions, and their integer width in bits.
 SPELLINGS = [("scipy_cblas_{}64_", 64), ("cblas_{}64_", 64), ("scipy_cblas_{}", 32), ("cblas_{}", 32)]
+
+
+def count():
+    """How many threads a kernel uses."""
+    return numba.get_num_threads()
+
+
+def use(threads):
+    """Use this many from now on, at most as many as Numba was started with."""
+    numba.set_num_threads(threads)
 
 
 class Blas:
