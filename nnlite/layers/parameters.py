@@ -59,7 +59,7 @@ class Parameters:
         """Zero the gradients of layers that no backward reached since zero_grad(): nothing stale is applied."""
         for entry in self.table:
             if entry.owner.fresh:
-                self.grad(entry)[...] = 0
+                self.ops.fill(self.grad(entry), 0)
         for layer in self.owners:
             layer.fresh = False
 

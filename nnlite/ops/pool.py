@@ -38,6 +38,10 @@ class Pool:
         size = -(-math.prod(shape) * dtype.itemsize // PAGE) * PAGE or PAGE
         return self._blocks.setdefault(size, []), size, dtype
 
+    def owns(self, array):
+        """Whether the array lies in one of these blocks."""
+        return any(array.base is block for blocks in self._blocks.values() for block, _ in blocks)
+
     def nbytes(self):
         """Bytes held, in use or idle."""
         return sum(size * len(blocks) for size, blocks in self._blocks.items())

@@ -55,6 +55,14 @@ class ReferenceOps:
         """Writes scalar."""
         scalar[...] = value
 
+    def increment(self, scalar):
+        """Adds 1 to scalar."""
+        scalar += 1
+
+    def fill(self, array, value):
+        """Writes array."""
+        array[...] = value
+
     def copy_into(self, target, values):
         """Writes host values into target."""
         target[...] = self.asarray(values, target.dtype)
@@ -100,7 +108,9 @@ class ReferenceOps:
         """Wait until all that was asked for is done."""
 
     def capture(self, step):
-        """A function that does what step() does, on arrays at the same places: a CUDA graph where there is one."""
+        """A function that does what step() does, on arrays at the same places, and gives what it gave the first time,
+        rewritten: a CUDA graph on a GPU, a list of kernel calls on the CPU. step must do all its arithmetic through
+        ops and decide nothing by a value; numbers that change are 0-d arrays (scalar)."""
         return step
 
     # -- random numbers (see nnlite.rng) -------------------------------------------------------------------------

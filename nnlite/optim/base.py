@@ -34,7 +34,7 @@ class Optimiser:
     def step(self, clip=1.0):
         """Move the parameters along their gradients, which are multiplied by clip (see clip_factor)."""
         self.parameters.settle()
-        self.steps += 1
+        self.ops.increment(self.steps)
         self.update(self.parameters.values, self.parameters.grads, clip)
 
     def update(self, p, g, clip):

@@ -1,16 +1,18 @@
 """CpuOps: the methods of ReferenceOps that Numba makes faster. Kernels live in the family files beside this one."""
 
+import contextlib
 import functools
 import math
 
 import numpy as np
 
 from ..pool import Pool
-from ..reference import ReferenceOps
+from ..reference import ReferenceOps, keep_threshold
 from . import threads  # first: it sets up the threads of what the others load
 from . import blas, elementwise, latent, matrix, optimisers, philox
-from .elementwise import plain
+from .elementwise import CODES
 from .notice import announce_compilation
+from .tape import Late, Tape, now
 
 GRAIN = 4096   # elements of cheap work that are worth a thread
 
@@ -22,6 +24,7 @@ class CpuOps(ReferenceOps):
         self.threads = threads.count()
         self._pool = Pool()
         self.empty = self._pool.empty   # straight: a step asks for some sixty arrays
+        self._tape = None
         announce_compilation()
 
     def set_threads(self, count):
@@ -38,35 +41,64 @@ class CpuOps(ReferenceOps):
         pieces = work // GRAIN
         return self.threads if pieces >= self.threads else pieces or 1
 
+    # -- calling kernels -----------------------------------------------------------------------------------------
+
+    def launch(self, function, *arguments):
+        """function(*arguments), written down if a step is being captured. Arrays in C order, or Late values."""
+        function(*[now(argument) for argument in arguments])
+        if self._tape is not None:
+            self._tape.write_down(function, arguments)
+
+    def capture(self, step):
+        """A function that does what step() does, without the Python between the kernels (see tape.py)."""
+        return Tape(self, step) if blas.blas is not None else step
+
+    @contextlib.contextmanager
+    def recording(self, tape):
+        self._tape, self.empty = tape, tape.empty
+        try:
+            yield
+        finally:
+            self._tape, self.empty = None, self._pool.empty
+
     # -- arrays --------------------------------------------------------------------------------------------------
 
     def zeros(self, shape, dtype):
         array = self.empty(shape, dtype)
-        array.fill(0)
+        self.fill(array, 0)
         return array
 
+    def fill(self, array, value):
+        self.launch(np.copyto, array, value)
+
+    def increment(self, scalar):
+        self.launch(_increment, scalar)
+
     def contiguous(self, x):
-        if x.flags.c_contiguous:
-            return x
+        return x if x.flags.c_contiguous else self.copy(x)
+
+    def copy(self, x):
         out = self.empty(x.shape, x.dtype)
-        np.copyto(out, x)
+        self.launch(np.copyto, out, x)
         return out
+
+    def _plain(self, x):
+        """x itself if it lies in C order and may be written, else a copy that does: Numba compiles a kernel anew for
+        every kind of array, so kernels get one kind."""
+        return x if x.flags.c_contiguous and x.flags.writeable else self.copy(x)
 
     def take_rows(self, x, rows):
         out = self.empty((len(rows), *x.shape[1:]), x.dtype)
         width = math.prod(x.shape[1:])
-        elementwise.take_rows(plain(x).reshape(len(x), width), rows, out.reshape(len(rows), width),
-                              self._chunks(out.size))
+        self.launch(elementwise.take_rows, self._plain(x).reshape(len(x), width), rows, out.reshape(len(rows), width),
+                    self._chunks(out.size))
         return out
 
     def concat(self, parts, axis):
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
-        return np.concatenate(parts, axis, out=self.empty(tuple(shape), parts[0].dtype))
-
-    def _pairwise(self, function, a, b):
-        out = self.empty(a.shape, a.dtype)
-        function(_flat(a), _flat(b), out.reshape(-1), self._chunks(a.size))
+        out = self.empty(tuple(shape), parts[0].dtype)
+        self.launch(_concatenate, parts, axis, out)
         return out
 
     def add(self, a, b):
@@ -75,89 +107,176 @@ class CpuOps(ReferenceOps):
     def multiply(self, a, b):
         return self._pairwise(elementwise.multiply, a, b)
 
+    def _pairwise(self, function, a, b):
+        out = self.empty(a.shape, a.dtype)
+        self.launch(function, self._flat(a), self._flat(b), out.reshape(-1), self._chunks(a.size))
+        return out
+
+    def _flat(self, x):
+        return self._plain(x).reshape(-1)
+
     def sum_of_squares(self, x):
-        partial = np.empty(self._chunks(x.size))
-        elementwise.sum_of_squares(_flat(x), partial)
-        return partial.sum()
+        partial = self.empty((self._chunks(x.size),), "float64")
+        self.launch(elementwise.sum_of_squares, self._flat(x), partial)
+        return self._total(partial, 1.0)
+
+    def _total(self, partial, scale):
+        """scale * the sum of partial, a 0-d array."""
+        value = self.empty((), "float64")
+        self.launch(_weighted_sum, partial, _late(float, scale), value)
+        return value
 
     # -- random numbers ------------------------------------------------------------------------------------------
 
     def random_words(self, rows, columns, key):
         out = self.empty((rows, columns), np.uint32)
-        philox.random_words(out, *philox.pack_key(key), self._chunks(out.size))
+        self.launch(philox.random_words, out, *_key(key), self._chunks(out.size))
         return out
 
     def normal(self, shape, key, dtype):
         out = self.empty(shape, dtype)
-        philox.normal(out.reshape(-1, shape[-1]), *philox.pack_key(key), self._chunks(out.size))
+        self.launch(philox.normal, out.reshape(-1, shape[-1]), *_key(key), self._chunks(out.size))
         return out
 
     # -- matrix products -----------------------------------------------------------------------------------------
 
     if blas.blas is not None:   # else NumPy's matmul in ReferenceOps, with the threads of its BLAS
-        linear, linear_backward = matrix.linear, matrix.linear_backward
-        dense, dense_backward = matrix.dense, matrix.dense_backward
+        def linear(self, x, W, b):
+            y = self.empty((*x.shape[:-1], W.shape[1]), x.dtype)
+            bias = self.zeros((1, W.shape[1]), x.dtype) if b is None else b.reshape(1, -1)
+            self.launch(matrix.dense_forward, self._rows(x), W, bias, y.reshape(-1, W.shape[1]), NOTHING[x.dtype],
+                        0, 0.0, False, 0, 0.0, 0, 0, 0, 0, self._chunks(y.size))
+            return y
+
+        def linear_backward(self, dy, x, W, dW, db, accumulate, need_dx):
+            dy = self._rows(dy)
+            return self._backward(dy, dy, x, W, dW, db, accumulate, need_dx, False)
+
+        def dense(self, x, W, b, activation, keep_prob, key, train):
+            y = self.empty((*x.shape[:-1], W.shape[1]), x.dtype)
+            slope = self.empty(y.shape, x.dtype) if train else None
+            threshold = keep_threshold(keep_prob) if train and keep_prob < 1 else 0
+            self.launch(matrix.dense_forward, self._rows(x), W, b.reshape(-1, W.shape[1]), y.reshape(-1, W.shape[1]),
+                        slope.reshape(-1, W.shape[1]) if train else NOTHING[x.dtype], CODES[activation], 1.0, train,
+                        threshold, 1 / keep_prob, *_key(key), self._chunks(y.size))
+            return y, slope
+
+        def dense_backward(self, dy, slope, x, W, dW, db, accumulate, need_dx):
+            return self._backward(self._rows(dy), self._rows(slope), x, W, dW, db, accumulate, need_dx, True)
+
+    def _backward(self, dy, dh, x, W, dW, db, accumulate, need_dx, has_slope):
+        rows, dx = self._rows(x), self.empty(x.shape, x.dtype) if need_dx else None
+        (N, D), K = rows.shape, W.shape[1]
+        chunks = self._chunks(dh.size + rows.size)
+        # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
+        by_rows = chunks > 1 and D * K < N * (K + D / 2)
+        parts = self.empty((chunks, D + 1 if by_rows else 1, K), x.dtype)
+        self.launch(matrix.dense_backward, dy, dh, rows, W, dW, NOTHING[x.dtype] if db is None else db.reshape(-1, K),
+                    rows if dx is None else dx.reshape(rows.shape), parts, by_rows, has_slope, db is not None, need_dx,
+                    accumulate, chunks)
+        return dx
+
+    def _rows(self, x):
+        """x (..., D) as a matrix in C order."""
+        x = self._plain(x)
+        return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
     # -- element by element --------------------------------------------------------------------------------------
 
     def activation(self, x, function, alpha, train):
         y, slope = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
-        elementwise.activation(_flat(x), y.reshape(-1), slope.reshape(-1), elementwise.CODES[function],
-                               x.dtype.type(alpha), self._chunks(x.size))
+        self.launch(elementwise.activation, self._flat(x), y.reshape(-1), slope.reshape(-1), CODES[function],
+                    x.dtype.type(alpha), self._chunks(x.size))
         return y, slope if train else None
+
+    def dropout(self, x, keep_prob, key):
+        y, mask = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
+        if keep_prob < 1:
+            width = x.shape[-1]
+            self.launch(matrix.dropout, self._rows(x), y.reshape(-1, width), mask.reshape(-1, width),
+                        keep_threshold(keep_prob), 1 / keep_prob, *_key(key), self._chunks(x.size))
+        else:
+            self.launch(np.copyto, y, x)
+            self.fill(mask, 1)
+        return y, mask
 
     # -- Gaussian latents and losses -----------------------------------------------------------------------------
 
     def gaussian_sample(self, h, samples, key):
         z = self.empty((len(h) * samples, h.shape[1] // 2), h.dtype)
-        latent.gaussian_sample(plain(h), z, samples, *philox.pack_key(key), self._chunks(8 * z.size))
+        self.launch(latent.gaussian_sample, self._plain(h), z, samples, *_key(key), self._chunks(8 * z.size))
         return z
 
     def gaussian_sample_backward(self, dz, h, z):
         dh = self.empty(h.shape, h.dtype)
-        latent.gaussian_sample_backward(plain(dz), plain(h), plain(z), dh, self._chunks(z.size))
+        self.launch(latent.gaussian_sample_backward, self._plain(dz), self._plain(h), self._plain(z), dh,
+                    self._chunks(z.size))
         return dh
 
     def squared_error(self, f, x, scale):
-        df, partial = self.empty(f.shape, f.dtype), np.empty(self._chunks(f.size))
-        latent.squared_error(plain(f), plain(x), df, f.dtype.type(2 * scale), partial)
-        return float(scale) * partial.sum(), df
+        df, partial = self.empty(f.shape, f.dtype), self.empty((self._chunks(f.size),), "float64")
+        real = f.dtype.type
+        self.launch(latent.squared_error, self._plain(f), self._plain(x), df, _late(lambda s: real(2 * s), scale), partial)
+        return self._total(partial, scale), df
 
     def gaussian_kl(self, h, scale):
-        dh, partial = self.empty(h.shape, h.dtype), np.empty(self._chunks(h.size))
-        latent.gaussian_kl(plain(h), dh, h.dtype.type(scale), partial)
-        return float(scale) / 2 * partial.sum(), dh
+        dh, partial = self.empty(h.shape, h.dtype), self.empty((self._chunks(h.size),), "float64")
+        self.launch(latent.gaussian_kl, self._plain(h), dh, _late(h.dtype.type, scale), partial)
+        return self._total(partial, scale), dh
 
     def triplet_softplus(self, z, weight, scale):
-        dz, partial = self.empty(z.shape, z.dtype), np.empty(self._chunks(z.size))
-        latent.triplet_softplus(plain(z), weight, dz, z.dtype.type(scale), partial)
-        return float(scale) * partial.sum(), dz
+        dz, partial = self.empty(z.shape, z.dtype), self.empty((self._chunks(z.size),), "float64")
+        self.launch(latent.triplet_softplus, self._plain(z), weight, dz, _late(z.dtype.type, scale), partial)
+        return self._total(partial, scale), dz
 
     # -- optimisers ----------------------------------------------------------------------------------------------
 
     def sgd(self, p, g, m, ranges, lr, clip, momentum, nesterov):
         real = p.dtype.type
-        optimisers.sgd(p, g, p if m is None else m, *_ranges(tuple(ranges), real), real(lr), real(clip), real(momentum),
-                       m is not None, nesterov, self._chunks(p.size))
+        self.launch(optimisers.sgd, p, g, p if m is None else m, *_ranges(tuple(ranges), real), _late(real, lr),
+                    _late(real, clip), real(momentum), m is not None, nesterov, self._chunks(p.size))
 
     def adagrad(self, p, g, v, ranges, lr, clip, eps):
         real = p.dtype.type
-        optimisers.adagrad(p, g, v, *_ranges(tuple(ranges), real), real(lr), real(clip), real(eps), self._chunks(p.size))
+        self.launch(optimisers.adagrad, p, g, v, *_ranges(tuple(ranges), real), _late(real, lr), _late(real, clip),
+                    real(eps), self._chunks(p.size))
 
     def rmsprop(self, p, g, v, ranges, lr, clip, rho, eps):
         real = p.dtype.type
-        optimisers.rmsprop(p, g, v, *_ranges(tuple(ranges), real), real(lr), real(clip), real(rho), real(eps),
-                           self._chunks(p.size))
+        self.launch(optimisers.rmsprop, p, g, v, *_ranges(tuple(ranges), real), _late(real, lr), _late(real, clip),
+                    real(rho), real(eps), self._chunks(p.size))
 
     def adam(self, p, g, m, v, ranges, lr, clip, beta1, beta2, eps, t, decoupled):
-        real, t = p.dtype.type, int(t)
-        optimisers.adam(p, g, m, v, *_ranges(tuple(ranges), real), real(lr), real(clip), real(beta1), real(beta2),
-                        real(1 - beta1), real(1 - beta2), real(eps), real(1 / (1 - beta1 ** t)),
-                        real(1 / math.sqrt(1 - beta2 ** t)), decoupled, self._chunks(p.size))
+        real = p.dtype.type
+        self.launch(optimisers.adam, p, g, m, v, *_ranges(tuple(ranges), real), _late(real, lr), _late(real, clip),
+                    real(beta1), real(beta2), real(1 - beta1), real(1 - beta2), real(eps),
+                    _late(lambda t: real(1 / (1 - beta1 ** int(t))), t),
+                    _late(lambda t: real(1 / math.sqrt(1 - beta2 ** int(t))), t), decoupled, self._chunks(p.size))
 
 
-def _flat(x):
-    return plain(x).reshape(-1)
+NOTHING = {np.dtype(name): np.empty((1, 1), name) for name in ("float32", "float64")}   # for a slope or bias not there
+
+
+def _late(convert, value):
+    """convert(value); of an array at each call anew, because a captured step is to see its present value."""
+    return Late(convert, value) if isinstance(value, np.ndarray) else convert(value)
+
+
+def _key(key):
+    """A Key as the kernels take it: the two words of the seed, stream and step."""
+    return key.seed & 0xFFFFFFFF, key.seed >> 32, key.stream, _late(int, key.step)
+
+
+def _weighted_sum(partial, scale, value):
+    value[...] = scale * partial.sum()
+
+
+def _increment(scalar):
+    scalar += 1
+
+
+def _concatenate(parts, axis, out):
+    np.concatenate(parts, axis, out=out)
 
 
 @functools.lru_cache(maxsize=64)

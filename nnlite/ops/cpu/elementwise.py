@@ -7,12 +7,6 @@ from numba import njit, prange
 
 from .mathfun import exp, expm1, kernel, log1p, straight
 
-def plain(x):
-    """x itself if it lies in C order and may be written, else a copy that does: Numba compiles a kernel anew for every
-    kind of array, so kernels get one kind."""
-    return x if x.flags.c_contiguous and x.flags.writeable else x.copy()
-
-
 CODES = {"identity": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "sigmoid": 4, "tanh": 5, "silu": 6, "softplus": 7,
          "gelu": 8}
 SQRT_HALF, INV_SQRT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from .mathfun import exp, kernel, log1p
+from .mathfun import exp, kernel, log1p, straight
 from .philox import fill_normals
 
 
@@ -11,17 +11,26 @@ from .philox import fill_normals
 def gaussian_sample(h, z, samples, k0, k1, stream, step, chunks):
     N, K = h.shape[0], h.shape[1] // 2
     quarter = (K + 3) // 4
+    count = samples * quarter   # the blocks of one row's samples lie side by side: longer loops
     half = h.dtype.type(0.5)
     for chunk in prange(chunks):
-        words, eps = np.empty(4 * quarter, np.uint32), np.empty(4 * quarter, h.dtype)
+        words, eps = np.empty(4 * count, np.uint32), np.empty(4 * count, h.dtype)
         sigma = np.empty(K, h.dtype)
         for n in range(N * chunk // chunks, N * (chunk + 1) // chunks):
             for k in range(K):
                 sigma[k] = exp(half * h[n, K + k])
-            for row in range(n * samples, (n + 1) * samples):
-                fill_normals(eps, words, row, quarter, k0, k1, stream, step)
-                for k in range(K):
-                    z[row, k] = h[n, k] + sigma[k] * eps[k]
+            fill_normals(eps, words, n * count, count, k0, k1, stream, step)
+            for sample in range(samples):
+                for part in range(4):
+                    columns = slice(part * quarter, min((part + 1) * quarter, K))
+                    place_samples(z[n * samples + sample, columns], h[n, columns], sigma[columns],
+                                  eps[part * count + sample * quarter:])
+
+
+@straight
+def place_samples(z, mu, sigma, eps):
+    for k in range(z.size):
+        z[k] = mu[k] + sigma[k] * eps[k]
 
 
 @kernel
@@ -69,7 +78,7 @@ def gaussian_kl(h, dh, scale, partial):
             for k in range(K):
                 mu, log_var = h[n, k], h[n, K + k]
                 variance = exp(log_var)
-                row_total += mu * mu + variance - one - log_var
+                row_total += half * (mu * mu + variance - one - log_var)
                 dh[n, k] = scale * mu
                 dh[n, K + k] = scale * half * (variance - one)
             total += row_total

@@ -7,17 +7,16 @@ each takes a block of rows of dW, so that nothing has to be summed across thread
 import numpy as np
 from numba import prange
 
-from ..reference import keep_threshold
 from .blas import PLAIN, TRANSPOSED, gemm
-from .elementwise import CODES, activate, plain
+from .elementwise import CODES, activate
 from .mathfun import expm1, kernel, straight
-from .philox import fill_words, pack_key
+from .philox import fill_words
 
 ELU = CODES["elu"]
 
 
 @kernel
-def dense_forward_kernel(x, W, b, y, slope, code, alpha, train, threshold, scale, k0, k1, stream, step, chunks):
+def dense_forward(x, W, b, y, slope, code, alpha, train, threshold, scale, k0, k1, stream, step, chunks):
     """x (N, D), W (D, K), b (G, K), y (N, K), slope (N, K) if train. threshold: 0 for no dropout."""
     N, D = x.shape
     K = W.shape[1]
@@ -36,7 +35,7 @@ def dense_forward_kernel(x, W, b, y, slope, code, alpha, train, threshold, scale
                 continue
             s = slope[row] if train else spare
             if drop:
-                fill_words(words, row, quarter, k0, k1, stream, step)
+                fill_words(words, row * quarter, quarter, k0, k1, stream, step)
             if drop and code == ELU:   # the hidden layers of the face VAEs: all in one pass
                 elu_dropout(h, bias, s, words, threshold, scale)
                 continue
@@ -80,7 +79,7 @@ def mask(h, s, words, threshold, scale):
 
 
 @kernel
-def dense_backward_kernel(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias, need_dx, accumulate, chunks):
+def dense_backward(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias, need_dx, accumulate, chunks):
     """dh = dy slope; dx = dh W^T; dW = x^T dh; db (G, K) = group sums of dh.
 
     dh holds the slope and is overwritten: one array less to fetch. Without a slope dh is dy.
@@ -129,58 +128,16 @@ def dense_backward_kernel(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, h
             add_to(db[0], parts[chunk, last])
 
 
-# -- methods of CpuOps ----------------------------------------------------------------------------------------------
-
-NO_SLOPE = {np.dtype(name): np.empty((1, 1), name) for name in ("float32", "float64")}
-NO_BIAS = {np.dtype(name): np.zeros((1, 1), name) for name in ("float32", "float64")}
-NO_KEY = 0, 0, 0, 0
-
-
-def _rows(x):
-    """x (..., D) as a matrix in C order."""
-    x = plain(x)
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-
-
-def linear(ops, x, W, b):
-    y = ops.empty((*x.shape[:-1], W.shape[1]), x.dtype)
-    rows = _rows(x)
-    bias = ops.zeros((1, W.shape[1]), x.dtype) if b is None else b.reshape(1, -1)
-    dense_forward_kernel(rows, W, bias, y.reshape(-1, W.shape[1]), NO_SLOPE[x.dtype], 0, 0.0, False, 0, 0.0, *NO_KEY,
-                         ops._chunks(y.size))
-    return y
-
-
-def linear_backward(ops, dy, x, W, dW, db, accumulate, need_dx):
-    dx = ops.empty(x.shape, x.dtype) if need_dx else None
-    dy = _rows(dy)
-    _backward(ops, dy, dy, x, W, dW, db, dx, False, accumulate)
-    return dx
-
-
-def dense(ops, x, W, b, activation, keep_prob, key, train):
-    y = ops.empty((*x.shape[:-1], W.shape[1]), x.dtype)
-    slope = ops.empty(y.shape, x.dtype) if train else None
-    drop = train and keep_prob < 1
-    dense_forward_kernel(_rows(x), W, b.reshape(-1, W.shape[1]), y.reshape(-1, W.shape[1]),
-                  slope.reshape(-1, W.shape[1]) if train else NO_SLOPE[x.dtype], CODES[activation], 1.0, train,
-                         keep_threshold(keep_prob) if drop else 0, 1 / keep_prob, *pack_key(key), ops._chunks(y.size))
-    return y, slope
-
-
-def dense_backward(ops, dy, slope, x, W, dW, db, accumulate, need_dx):
-    dx = ops.empty(x.shape, x.dtype) if need_dx else None
-    _backward(ops, _rows(dy), _rows(slope), x, W, dW, db, dx, True, accumulate)
-    return dx
-
-
-def _backward(ops, dy, dh, x, W, dW, db, dx, has_slope, accumulate):
-    rows = _rows(x)
-    (N, D), K = rows.shape, W.shape[1]
-    chunks = ops._chunks(dh.size + rows.size)
-    # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
-    by_rows = chunks > 1 and D * K < N * (K + D / 2)
-    dense_backward_kernel(dy, dh, rows, W, dW, NO_BIAS[x.dtype] if db is None else db.reshape(-1, K),
-                          rows if dx is None else dx.reshape(rows.shape),
-                          ops.empty((chunks, D + 1 if by_rows else 1, K), x.dtype), by_rows, has_slope,
-                          db is not None, dx is not None, accumulate, chunks)
+@kernel
+def dropout(x, y, m, threshold, scale, k0, k1, stream, step, chunks):
+    """y = m x, m = scale where the word is below threshold, else 0; all (rows, columns)."""
+    rows, columns = x.shape
+    quarter = (columns + 3) // 4
+    scale, threshold = x.dtype.type(scale), np.uint32(threshold)
+    for chunk in prange(chunks):
+        words = np.empty(4 * quarter, np.uint32)
+        for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
+            fill_words(words, row * quarter, quarter, k0, k1, stream, step)
+            y[row] = x[row]
+            m[row] = scale - scale + 1
+            mask(y[row], m[row], words, threshold, scale)

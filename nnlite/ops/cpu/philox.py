@@ -6,11 +6,6 @@ from numba import njit, prange
 from .mathfun import cos_sin_turn, kernel, log, straight
 
 
-def pack_key(key):
-    """A Key as the kernels take it: the two words of the seed, stream and step."""
-    return key.seed & 0xFFFFFFFF, key.seed >> 32, key.stream, int(key.step)
-
-
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 SHIFT = np.uint64(32)
@@ -28,17 +23,30 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @straight
-def fill_words(words, row, quarter, k0, k1, stream, step):
-    """words (4 quarter,) uint32 of one row."""
+def fill_words(words, first, count, k0, k1, stream, step):
+    """words (4 count,) uint32: word w of block first + i at w count + i."""
     k0, k1, stream = np.uint32(k0), np.uint32(k1), np.uint32(stream)
     step_low, step_high = np.uint32(step & 0xFFFFFFFF), np.uint32(step >> 32)
-    first = row * quarter
-    for q in range(quarter):
-        a, b, c, d = philox(np.uint32(first + q), stream, step_low, step_high, k0, k1)
-        words[q] = a
-        words[quarter + q] = b
-        words[2 * quarter + q] = c
-        words[3 * quarter + q] = d
+    for i in range(count):
+        a, b, c, d = philox(np.uint32(first + i), stream, step_low, step_high, k0, k1)
+        words[i] = a
+        words[count + i] = b
+        words[2 * count + i] = c
+        words[3 * count + i] = d
+
+
+@straight
+def fill_normals(eps, words, first, count, k0, k1, stream, step):
+    """eps (4 count,): N(0, 1) in the places of the words; words is scratch."""
+    fill_words(words, first, count, k0, k1, stream, step)
+    real = eps.dtype.type
+    scale, half, minus_two = real(2.0 ** -32), real(0.5), real(-2)
+    for part in range(0, 4 * count, 2 * count):
+        a, b, x, y = words[part:part + count], words[part + count:], eps[part:part + count], eps[part + count:]
+        for i in range(count):
+            radius = np.sqrt(minus_two * log((real(a[i]) + half) * scale))
+            c, s = cos_sin_turn(real(b[i]) * scale)
+            x[i], y[i] = radius * c, radius * s
 
 
 @kernel
@@ -48,21 +56,8 @@ def random_words(out, k0, k1, stream, step, chunks):
     for chunk in prange(chunks):
         words = np.empty(4 * quarter, np.uint32)
         for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
-            fill_words(words, row, quarter, k0, k1, stream, step)
+            fill_words(words, row * quarter, quarter, k0, k1, stream, step)
             out[row] = words[:columns]
-
-
-@straight
-def fill_normals(eps, words, row, quarter, k0, k1, stream, step):
-    """eps (4 quarter,): N(0, 1) for one row; words is scratch."""
-    fill_words(words, row, quarter, k0, k1, stream, step)
-    real = eps.dtype.type
-    scale, half, minus_two = real(2.0 ** -32), real(0.5), real(-2)
-    for part in range(0, 4 * quarter, 2 * quarter):
-        for q in range(part, part + quarter):
-            radius = np.sqrt(minus_two * log((real(words[q]) + half) * scale))
-            c, s = cos_sin_turn(real(words[q + quarter]) * scale)
-            eps[q], eps[q + quarter] = radius * c, radius * s
 
 
 @kernel
@@ -72,5 +67,5 @@ def normal(out, k0, k1, stream, step, chunks):
     for chunk in prange(chunks):
         words, eps = np.empty(4 * quarter, np.uint32), np.empty(4 * quarter, out.dtype)
         for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
-            fill_normals(eps, words, row, quarter, k0, k1, stream, step)
+            fill_normals(eps, words, row * quarter, quarter, k0, k1, stream, step)
             out[row] = eps[:columns]

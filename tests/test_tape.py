@@ -1,0 +1,70 @@
+"""A captured step on the CPU does what the step does, to the bit, and leaves other people's arrays alone."""
+
+import numpy as np
+import pytest
+
+from nnlite import runs
+from nnlite.experiments import FaceExperiment
+from nnlite.ops import get_ops
+from nnlite.presets import BEST, PRESETS
+
+
+@pytest.fixture(scope="module")
+def data():
+    faces = runs.load_faces("built-in posed")
+    return faces, runs.load_triplets(None, faces)
+
+
+def small(model):
+    """The best preset of the model with small layers."""
+    settings = dict(PRESETS[BEST[model, "posed"]], batch_size=20, triplet_batch=4, anneal=10)
+    K, D = 6, 249
+    conditional = model != "vae1"
+    return settings | {"encoder": [D * (1 + conditional), 40, 30, K], "decoder": [K + D * conditional, 30, 35, D]}
+
+
+@pytest.mark.parametrize("model", ["vae1", "vae2", "vae3"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_captured_step_is_the_step(data, model, dtype):
+    captured, plain = (FaceExperiment(small(model), *data, get_ops("cpu"), dtype=dtype, seed=5) for _ in range(2))
+    for iteration in range(12):
+        got = {name: float(value) for name, value in captured.step(iteration).items()}
+        plain.prepare(iteration)
+        wanted = {name: float(value) for name, value in plain._forward_backward_update().items()}
+        assert got == wanted
+        if iteration == 6:   # what is done between the steps changes nothing
+            captured.validate()
+        np.testing.assert_array_equal(captured.model.parameters.values, plain.model.parameters.values)
+        for name, array in plain.optimiser.state().items():
+            np.testing.assert_array_equal(captured.optimiser.state()[name], array)
+
+
+def test_a_captured_step_writes_into_nobody_elses_arrays(data):
+    experiment = FaceExperiment(small("vae3"), *data, get_ops("cpu"), seed=1)
+    experiment.step(0)
+    ops, held = get_ops("cpu"), []
+    for shape in ((20, 249), (60, 30), (60, 35), (32, 12), (32, 40), (1, 40)):
+        for _ in range(5):
+            held.append(ops.empty(shape, "float32"))
+            held[-1].fill(7)
+    for iteration in range(1, 4):
+        experiment.step(iteration)
+    assert all((array == 7).all() for array in held)
+
+
+def test_the_terms_of_a_captured_step_are_rewritten(data):
+    experiment = FaceExperiment(small("vae3"), *data, get_ops("cpu"), seed=1)
+    first = experiment.step(0)
+    before = {name: float(value) for name, value in first.items()}
+    second = experiment.step(1)
+    assert second is first and any(float(value) != before[name] for name, value in second.items())
+
+
+def test_two_captured_steps_do_not_share_memory(data):
+    one, other, alone = (FaceExperiment(small("vae2"), *data, get_ops("cpu"), seed=seed) for seed in (1, 2, 1))
+    for iteration in range(4):
+        one.step(iteration)
+        other.step(iteration)
+    for iteration in range(4):
+        alone.step(iteration)
+    np.testing.assert_array_equal(one.model.parameters.values, alone.model.parameters.values)
