@@ -27,7 +27,7 @@ def main(argv=None):
             raise expected("--seed", "0 or more", args.seed)
         args.step(args)
     except NnliteError as error:
-        print(error, file=sys.stderr)
+        print(f"nnlite: {error}", file=sys.stderr)
         return 2
     return 0
 

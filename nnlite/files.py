@@ -43,7 +43,9 @@ def opened(path, what):
             yield file
     except NnliteError:
         raise
-    except (OSError, RuntimeError, KeyError, TypeError) as error:  # h5py's words for a damaged file
+    except KeyError as error:
+        raise expected(path, what, f"one that lacks something ({error.args[0]})") from error
+    except (OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # h5py's words for a damaged file
         raise expected(path, "a readable HDF5 file", "one that is truncated, damaged or not HDF5") from error
 
 

@@ -392,13 +392,26 @@ def clearest_dimensions(model, y):
 # Files
 
 
-def _require_extra():
+def missing_extra():
+    """What the report lacks, in a sentence; None where scikit-learn and matplotlib are there."""
     try:
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise NnliteError(f"the report: expected scikit-learn and matplotlib, got no {error.name}: "
-                          'pip install -e ".[report]" brings them') from error
+        return (f'the report: expected scikit-learn and matplotlib, got no {error.name}: '
+                'pip install -e ".[report]"')
+    return None
+
+
+def announce_missing_extra():
+    """Say before a long training that it will not be evaluated."""
+    if missing_extra():
+        print(f"nnlite: the run will be trained but not evaluated; {missing_extra()}", file=sys.stderr)
+
+
+def _require_extra():
+    if missing_extra():
+        raise NnliteError(missing_extra())
 
 
 def _without_nan(value):

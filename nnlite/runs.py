@@ -23,7 +23,7 @@ BUILT_IN = {"built-in posed": synthetic.posed, "built-in spontaneous": synthetic
 
 def load_faces(data):
     """The prepared Faces of a file or folder, or of a name in BUILT_IN."""
-    return landmarks.prepare(BUILT_IN[data]() if data in BUILT_IN else landmarks.read(pathlib.Path(data)))
+    return landmarks.prepare(BUILT_IN[data]() if data in BUILT_IN else landmarks.read(pathlib.Path(data)), data)
 
 
 def load_triplets(source, faces):
@@ -78,8 +78,12 @@ class Run:
     # -- metrics -------------------------------------------------------------------------------------------------
 
     def add_metrics(self, values):
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(values) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise expected(path, "a place that can be written", error.strerror or str(error)) from error
 
     def _cut_metrics(self, iteration):
         """Drop the lines of iterations that will be done again, and one that a killed process left half written."""

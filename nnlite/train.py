@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import gc
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -14,7 +15,7 @@ import time
 
 from tqdm import tqdm
 
-from . import presets, runs, settings as settings_
+from . import presets, report, runs, settings as settings_
 from .diagnose import first_not_finite
 from .errors import NnliteError, expected
 from .files import remove_leftovers
@@ -23,6 +24,7 @@ from .ops import NAMES, get_ops
 
 BUILT_IN_ITERATIONS = 20_000   # without a data file: a few minutes on two cores instead of the presets' 100 000
 QUICK = {"iterations": 400, "validate_every": 100, "checkpoint_every": 100}
+MOST_PASSES = 10               # through the training faces in one batch; more is a slip of the hand
 LOOK_EVERY = 50                # iterations between looks at the loss where that means waiting for a GPU
 
 
@@ -156,7 +158,7 @@ def resolve(options):
     if options.model is None and options.preset is None:
         raise expected("--model", "one of " + ", ".join(sorted(MODELS)), "none")
     wanted = presets.PRESETS.get(options.preset, {})
-    data = options.data or f"built-in {wanted.get('kind', 'posed')}"
+    data = f"built-in {wanted.get('kind', 'posed')}" if options.data is None else options.data
     if options.preset is not None and not wanted:
         settings_.choose_preset(options.preset, None, None)   # raises, with the nearest name
     model = options.model or wanted["model"]
@@ -170,13 +172,21 @@ def resolve(options):
         chosen.update(QUICK, iterations=chosen["iterations"])
     chosen.update(assigned)
     settings_.fit_to_data(chosen, faces.x.shape[1], given)
+    most = MOST_PASSES * len(faces.split["train"])
+    if chosen["batch_size"] > most:
+        raise expected("--set batch_size", f"at most {most}, {MOST_PASSES} times the training faces",
+                       chosen["batch_size"])
     if not 0 <= options.seed < 2 ** 64:
         raise expected("--seed", "a whole number from 0 to 2^64 - 1", options.seed)
     triplets = runs.load_triplets(options.triplets, faces)
-    path = lambda name: name and (name if name in runs.BUILT_IN else str(pathlib.Path(name).resolve()))
-    config = runs.new_config(model=model, preset=preset, data=path(data), triplets=path(options.triplets),
+    config = runs.new_config(model=model, preset=preset, data=whole_path(data), triplets=whole_path(options.triplets),
                              settings=chosen, seed=options.seed, dtype=options.dtype)
     return config, faces, triplets
+
+
+def whole_path(name):
+    """A path that still holds when the run is opened from another folder; names of built-in sets and None stay."""
+    return name if name is None or name in runs.BUILT_IN else str(pathlib.Path(name).resolve())
 
 
 def iterations_asked(options, assigned, data):
@@ -236,6 +246,9 @@ def main(arguments=None):
     except NnliteError as error:
         print(f"nnlite: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:   # | head
+        sys.stdout = open(os.devnull, "w")
+        return 141
     except KeyboardInterrupt:
         print("nnlite: interrupted", file=sys.stderr)
         return 130
@@ -243,21 +256,22 @@ def main(arguments=None):
 
 def command(options):
     if options.list_presets:
-        print(list_presets())
+        print(list_presets(), flush=True)
         return 0
-    if options.resume:
+    if options.resume is not None:
         refuse_beside_resume(options)
         run = runs.open_run(options.resume, options.device)
     else:
         config, faces, triplets = resolve(options)
-        path = pathlib.Path(options.out) if options.out else runs.free_folder(config["preset"])
+        path = pathlib.Path(options.out) if options.out is not None else runs.free_folder(config["preset"])
         runs.check_free(path)
         run = runs.Run(path, config, faces, triplets, get_ops(options.device))
     print(describe(run))
     print(summary(run.model))
     if options.summary:
         return 0
-    if not options.resume:
+    report.announce_missing_extra()
+    if options.resume is None:
         run.begin()
     return train_and_evaluate(run)
 
@@ -296,10 +310,12 @@ def train_and_evaluate(run):
     if done < run.config["settings"]["iterations"]:
         print(f"stopped after {done} iterations, saved; go on with: python -m nnlite.train --resume {run.path}")
         return 130
-    from . import report
     best = run.load_best()
     print(f"evaluating iteration {best['iteration']} (validation ELBO {best['validation_elbo']:.4g})")
-    report.evaluate(run)
+    if report.missing_extra() is None:
+        report.evaluate(run)
+    else:
+        print(f"not evaluated: {report.missing_extra()}")
     return 0
 
 

@@ -287,13 +287,16 @@ def _in_range(values, count, name, where):
 # -- preprocessing ----------------------------------------------------------------------------------------------------
 
 
-def prepare(landmarks):
+def prepare(landmarks, where="landmarks"):
     """Faces for training: pose, place and size taken out, neutral faces found, split by person, mean subtracted.
 
     Preprocessing of the landmark VAE experiments: `straighten`, then the mean of the training rows is subtracted.
-    Raises NnliteError for a set that `validate` refuses or of fewer than three persons.
+    Raises NnliteError, beginning with `where`, for a set that `validate` refuses or of fewer than three persons.
     """
-    validate(landmarks, "landmarks")
+    validate(landmarks, where)
+    persons = len(np.unique(landmarks.person))
+    if persons < 3:
+        raise expected(where, "at least 3 persons (train, validation, test)", persons)
     split = split_by_person(landmarks.person, landmarks.kind)
     rows = straighten(landmarks).reshape(len(landmarks.points), -1)  # (n, D)
     mean = rows[split["train"]].mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -370,8 +373,6 @@ def split_by_person(person, kind):
     nearest whole person, at least one each.
     """
     persons = np.unique(person)
-    if len(persons) < 3:
-        raise expected("landmarks", "at least 3 persons (train, validation, test)", len(persons))
     share = {"posed": 10 / 100, "spontaneous": 8 / 41}[kind]
     held = max(1, int(share * len(persons) + 0.5))  # persons in validation, and again in test
     train = len(persons) - 2 * held

@@ -1,7 +1,7 @@
 """exp, expm1, log, log1p, sin and cos that LLVM can vectorise.
 
 The math library's functions are calls, one element at a time. These are straight lines of arithmetic in float32, so a
-loop around them becomes AVX code; the error is at most three units in the last place. In float64, which is for gradient
+loop around them becomes AVX code; the error is a few units in the last place. In float64, which is for gradient
 checks, they are the math library's.
 
 For code compiled by Numba; on Python numbers they are math's.
@@ -59,8 +59,8 @@ def _function_type(real):
 
 @njit(inline="always")
 def _expm1_parts(x):
-    """s and q with e^x = s (1 + q): s = 2^n, n = round(x / ln 2), q = e^r - 1 by Taylor's series, |r| <= ln 2 / 2."""
-    x = min(max(x, np.float32(-87)), np.float32(88))
+    """s and q with e^x = s (1 + q): s = 2^n, n = round(x / ln 2), q = e^r - 1 by Taylor's series, |r| <= ln 2 / 2; x <= 89."""
+    x = max(x, np.float32(-87))
     n = _rint(x * LOG2E)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
     q = np.float32(1 / 5040)
@@ -97,12 +97,12 @@ def cos_sin_turn(x):
 
 
 def _exp32(x):
-    s, q = _expm1_parts(x)
-    return s * q + s
+    s, q = _expm1_parts(min(x, np.float32(89)))
+    return s * (q + ONE)    # s is infinite from e^88.4 on
 
 
 def _expm1_32(x):
-    s, q = _expm1_parts(x)
+    s, q = _expm1_parts(min(x, np.float32(88)))
     return s * q + (s - ONE)
 
 
