@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+import nnlite.ops.cpu  # noqa: F401  BLAS on one thread in every process: the order of sums depends on it
 from nnlite import report, runs, train
 from nnlite.data import landmarks, synthetic
 from nnlite.experiments import FaceExperiment

@@ -116,7 +116,8 @@ def read_hdf5(path):
 
 
 def _read_open(file, path):
-    points = dataset(file, path, "points", "fiu", "real numbers (n, P, 3)", lambda shape: len(shape) == 3 and shape[2] == 3)
+    points = dataset(file, path, "points", "fiu", "real numbers (n, P, 3)",
+                     lambda shape: len(shape) == 3 and shape[2] == 3)
     n = len(points)
 
     def column(name, kind="iu", width=None):

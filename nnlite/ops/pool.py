@@ -53,7 +53,7 @@ def _new_block(size):
 
 
 def _first_idle(blocks, idle):
-    """The first (block, offset) that only the list holds, or None; for idle None, the count that the first one shows."""
+    """The first (block, offset) that only the list holds, or None; without idle, the count that the first one shows."""
     for block, offset in blocks:
         references = getrefcount(block)
         if references == idle:

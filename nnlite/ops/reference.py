@@ -323,7 +323,7 @@ WEYL = 0x9E3779B9, 0xBB67AE85   # the golden ratio and sqrt(3) - 1, added to the
 
 
 def philox(counter, k0, k1, rounds=10):
-    """Four arrays of 32-bit words in uint64 -> four: the keyed permutation of Salmon et al. 2011, fig. 2 and sect. 4."""
+    """Four arrays of 32-bit words in uint64 -> four: the keyed permutation of Salmon et al. 2011, sect. 4."""
     c0, c1, c2, c3 = counter
     for _ in range(rounds):
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]

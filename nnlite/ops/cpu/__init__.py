@@ -216,7 +216,8 @@ class CpuOps(ReferenceOps):
     def squared_error(self, f, x, scale):
         df, partial = self.empty(f.shape, f.dtype), self.empty((self._chunks(f.size),), "float64")
         real = f.dtype.type
-        self.launch(latent.squared_error, self._plain(f), self._plain(x), df, _late(lambda s: real(2 * s), scale), partial)
+        self.launch(latent.squared_error, self._plain(f), self._plain(x), df, _late(lambda s: real(2 * s), scale),
+                    partial)
         return self._total(partial, scale), df
 
     def gaussian_kl(self, h, scale):

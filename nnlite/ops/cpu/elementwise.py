@@ -1,4 +1,4 @@
-"""Activations: f(x) and its slope in one pass, row by row, so that other kernels can call it on a row still in cache."""
+"""Activations: f(x) and its slope in one pass, so that other kernels can call it on a row still in cache."""
 
 import math
 

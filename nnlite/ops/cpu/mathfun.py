@@ -59,7 +59,7 @@ def _function_type(real):
 
 @njit(inline="always")
 def _expm1_parts(x):
-    """s and q with e^x = s (1 + q): s = 2^n, n = round(x / ln 2), q = e^r - 1 by Taylor's series, |r| <= ln 2 / 2; x <= 89."""
+    """s and q with e^x = s (1 + q), x <= 89: s = 2^n, n = round(x / ln 2), q = e^r - 1 by Taylor's series."""
     x = max(x, np.float32(-87))
     n = _rint(x * LOG2E)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
