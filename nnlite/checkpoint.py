@@ -29,16 +29,19 @@ def save(path, model, optimiser=None, **attributes):
                 file[f"optimiser/{name}"] = ops.to_host(array)
 
 
-def load(path, model, optimiser=None):
+def load(path, model, optimiser=None, needed=()):
     """Read what save() wrote into model and optimiser; returns the attributes. All is checked before any is changed.
 
-    Raises NnliteError for a missing, truncated or foreign file, and for one of another model (the first parameter
-    that differs is named).
+    needed: names of attributes that have to be there. Raises NnliteError for a missing, truncated or foreign file, and
+    for one of another model (the first parameter that differs is named).
     """
     with opened(path, "a checkpoint of nnlite") as file:
         attributes = dict(file.attrs)
         if str(attributes.pop("format", None)) != FORMAT:
             raise expected(path, "a checkpoint of nnlite", "an HDF5 file of another kind")
+        for name in needed:
+            if name not in attributes:
+                raise expected(path, f"an attribute '{name}'", "none")
         stored = file["parameters"]
         _check_table(path, model.parameters.table, list(zip(stored.attrs["names"], stored.attrs["shapes"])))
         arrays = [(model.parameters.values, stored[()])]

@@ -15,20 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from nnlite.data import collection, landmarks
+from nnlite import command
 from nnlite.data import triplets as triplet_files
-from nnlite.errors import NnliteError, expected
+from nnlite.errors import expected
 
 
 def main(argv=None):
     """The command; returns the exit code: 0, or 2 after one sentence about bad input."""
     args = _arguments().parse_args(argv)
-    try:
-        if getattr(args, "seed", 0) < 0:
-            raise expected("--seed", "0 or more", args.seed)
-        args.step(args)
-    except NnliteError as error:
-        print(f"nnlite: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: work(args))
+
+
+def work(args):
+    if getattr(args, "seed", 0) < 0:
+        raise expected("--seed", "0 or more", args.seed)
+    args.step(args)
     return 0
 
 

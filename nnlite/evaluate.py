@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from . import report, runs
-from .errors import NnliteError
+from . import command, report, runs
 from .ops import NAMES
 
 
@@ -13,13 +12,13 @@ def main(arguments=None):
     p.add_argument("run", help="the run folder")
     p.add_argument("--device", default="auto", choices=NAMES)
     options = p.parse_args(arguments)
-    try:
-        run = runs.open_run(options.run, options.device)
-        run.load_best()
-        report.evaluate(run)
-    except NnliteError as error:
-        print(f"nnlite: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: evaluate(options))
+
+
+def evaluate(options):
+    run = runs.open_run(options.run, options.device)
+    run.load_best()
+    report.evaluate(run)
     return 0
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import command
 from .errors import NnliteError, expected
 from .layers.base import Layer
 from .ops import NAMES, get_ops
@@ -777,13 +778,13 @@ def main(argv=None):
     parser.add_argument("--ops", default="reference", choices=[name for name in NAMES if name != "auto"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    try:
-        shapes = [parse_shape(text) for text in options.x]
-        layer = make_layer(load_class(options.target), options.args)
-        report = check_layer(layer, *shapes, seed=options.seed, ops=get_ops(options.ops))
-    except NnliteError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return command.run(lambda: check_and_report(options))
+
+
+def check_and_report(options):
+    shapes = [parse_shape(text) for text in options.x]
+    layer = make_layer(load_class(options.target), options.args)
+    report = check_layer(layer, *shapes, seed=options.seed, ops=get_ops(options.ops))
     print(report)
     return 0 if report.ok else 1
 

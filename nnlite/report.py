@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nnlite import metrics, plots
-from nnlite.errors import NnliteError, expected
+from nnlite.errors import NnliteError
 from nnlite.files import replacing
 
 SPLITS = ("train", "validation", "test")
@@ -288,12 +288,12 @@ def read_records(path):
     if not path.exists():
         return []
     records = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+            records[record["iteration"]] = record
+        except (ValueError, KeyError, TypeError):
             continue
-        records[record["iteration"]] = record
     return [records[iteration] for iteration in sorted(records)]
 
 
@@ -424,9 +424,5 @@ def _without_nan(value):
 
 
 def _write(path, data):
-    """Writes the bytes so that the file appears whole or not at all."""
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise expected(path, "a place that can be written", error.strerror or "none") from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)

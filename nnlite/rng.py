@@ -21,7 +21,7 @@ class Key(NamedTuple):
 
     seed: int
     stream: int
-    step: object   # a 0-d int64 array of the ops, so that a captured GPU step reads its present value
+    step: object   # a 0-d int64 array of the ops, so that a captured step reads its present value
 
 
 class Rng:

@@ -9,6 +9,7 @@
 
 import json
 import pathlib
+import sys
 
 from . import __version__, checkpoint
 from .data import collection, landmarks, synthetic, triplets
@@ -36,6 +37,9 @@ def load_triplets(source, faces):
     return collection.collected_splits(faces)
 
 
+PROGRESS = "iteration", "best", "best_iteration", "loss_sum", "steps"   # what training needs to go on
+
+
 class Run:
     """A run folder with its data and model: path, config, faces, triplets, experiment, model."""
 
@@ -44,6 +48,13 @@ class Run:
         self.experiment = EXPERIMENTS[config["model"]](
             config["settings"], faces, triplets, ops, dtype=config["dtype"], seed=config["seed"])
         self.model = self.experiment.model
+
+    def announce_other_machine(self):
+        """Say so where the run goes on with other ops or threads than it began with: sums are then cut otherwise."""
+        before, now = self.config.get("device"), self.experiment.ops.identity()
+        if before not in (None, now):
+            print(f"nnlite: the run began on {before} and goes on on {now}: it will agree to rounding, not to the bit",
+                  file=sys.stderr)
 
     def begin(self):
         """Make the folder and write config.json; it must not hold a run yet."""
@@ -64,7 +75,7 @@ class Run:
     def load_last(self):
         """The progress saved with last.h5, or None where there is none yet; metrics.jsonl is cut back to it."""
         path = self.path / "last.h5"
-        progress = checkpoint.load(path, self.model, self.experiment.optimiser) if path.exists() else None
+        progress = checkpoint.load(path, self.model, self.experiment.optimiser, PROGRESS) if path.exists() else None
         remove_leftovers(self.path)   # only now: a file that cannot be read leaves the folder as it was
         self._cut_metrics(int(progress["iteration"]) if progress else 0)
         return progress
@@ -73,7 +84,7 @@ class Run:
         checkpoint.save(self.path / "best.h5", self.model, **attributes)
 
     def load_best(self):
-        return checkpoint.load(self.path / "best.h5", self.model)
+        return checkpoint.load(self.path / "best.h5", self.model, None, ("iteration", "validation_elbo"))
 
     # -- metrics -------------------------------------------------------------------------------------------------
 
@@ -88,7 +99,7 @@ class Run:
     def _cut_metrics(self, iteration):
         """Drop the lines of iterations that will be done again, and one that a killed process left half written."""
         path, kept = self.path / "metrics.jsonl", []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
                 if json.loads(line)["iteration"] <= iteration:
                     kept.append(line + "\n")
@@ -98,8 +109,8 @@ class Run:
             pathlib.Path(temporary).write_text("".join(kept))
 
 
-def new_config(*, model, preset, data, triplets, settings, seed, dtype):
-    return {"nnlite": __version__, "model": model, "preset": preset, "data": data, "triplets": triplets,
+def new_config(*, model, preset, data, triplets, faces, settings, seed, dtype, device):
+    return {"nnlite": __version__, "device": device, "faces": faces, "model": model, "preset": preset, "data": data, "triplets": triplets,
             "iterations": settings["iterations"], "seed": seed, "dtype": dtype, "settings": settings}
 
 
@@ -114,6 +125,10 @@ def read_config(path):
         absent = absent or {*KNOWN, "model"} - {*config["settings"]}
     except (ValueError, TypeError) as error:
         raise expected(str(path), "the settings of a run", f"a file that cannot be read ({error})") from None
+    kinds = {"model": str, "preset": str, "data": str, "seed": int, "dtype": str, "triplets": (str, type(None))}
+    wrong = [key for key, kind in kinds.items() if not absent and not isinstance(config.get(key), kind)]
+    if wrong:
+        raise expected(path, f"a usable '{wrong[0]}'", repr(config.get(wrong[0])))
     if absent:
         raise expected(str(path), f"the settings of a run, '{min(absent)}' among them", "none")
     if config["model"] not in EXPERIMENTS:
@@ -129,6 +144,8 @@ def open_run(path, device="auto"):
     data, features = config["data"], config["settings"]["decoder"][-1]
     ops = get_ops(device)
     faces = load_faces(data)
+    if len(faces.x) != config.get("faces", len(faces.x)):
+        raise expected(data, f"the {config['faces']} faces that the run was begun with", f"{len(faces.x)}")
     if faces.x.shape[1] != features:
         raise expected(data, f"faces of {features} numbers, as the run was begun with", f"{faces.x.shape[1]}")
     return Run(path, config, faces, load_triplets(config["triplets"], faces), ops)

@@ -9,9 +9,11 @@ from .presets import BEST, PRESETS
 
 # Every setting: its type and what it must satisfy, in words and as a test.
 POSITIVE = ("a finite number above 0", lambda v: 0 < v < math.inf)
-SIZES = ("a list of sizes, each at least 1",
-         lambda v: len(v) > 0 and all(type(n) is int and n >= 1 for n in v))
+LARGEST = 100_000   # a layer or a number of samples beyond that is a slip of the hand
+SIZES = (f"a list of sizes, each from 1 to {LARGEST}",
+         lambda v: len(v) > 0 and all(type(n) is int and 1 <= n <= LARGEST for n in v))
 COUNT = ("a whole number of at least 1", lambda v: v >= 1)
+SAMPLES = (f"a whole number from 1 to {LARGEST}", lambda v: 1 <= v <= LARGEST)
 KNOWN = {
     "encoder": (list, *SIZES),
     "decoder": (list, *SIZES),
@@ -23,8 +25,8 @@ KNOWN = {
     "keep_prob": (float, "a probability above 0 and at most 1", lambda v: 0 < v <= 1),
     "batch_size": (int, *COUNT),
     "triplet_batch": (int, *COUNT),
-    "samples": (int, *COUNT),
-    "triplet_samples": (int, *COUNT),
+    "samples": (int, *SAMPLES),
+    "triplet_samples": (int, *SAMPLES),
     "iterations": (int, *COUNT),
     "validate_every": (int, *COUNT),
     "checkpoint_every": (int, *COUNT),

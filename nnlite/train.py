@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import gc
 import math
-import os
 import pathlib
 import signal
 import sys
@@ -15,9 +14,9 @@ import time
 
 from tqdm import tqdm
 
-from . import presets, report, runs, settings as settings_
+from . import command, presets, report, runs, settings as settings_
 from .diagnose import first_not_finite
-from .errors import NnliteError, expected
+from .errors import expected
 from .files import remove_leftovers
 from .models import MODELS
 from .ops import NAMES, get_ops
@@ -43,11 +42,10 @@ def fit(run, stop):
     experiment, options = run.experiment, run.config["settings"]
     progress = run.load_last() or {"iteration": 0, "best": -math.inf, "best_iteration": 0, "loss_sum": 0.0, "steps": 0}
     begin, iterations = int(progress["iteration"]), options["iterations"]
-    gc.freeze()   # what lives now lives to the end: the collector need not walk through it again and again
     look_every = LOOK_EVERY if experiment.ops.name == "cuda" else 1
     clock, clocked = time.perf_counter(), begin
 
-    with progress_bar(begin, iterations) as bar:
+    with ProgressBar(begin, iterations) as bar:
         for iteration in range(begin, iterations):
             terms = experiment.step(iteration)
             done = iteration + 1
@@ -75,7 +73,8 @@ def fit(run, stop):
 
             stopping = stop()   # asked once: what is left here has been saved
             if done % options["checkpoint_every"] == 0 or done == iterations or stopping:
-                if not experiment.ops.all_finite(experiment.model.parameters.values):
+                arrays = [experiment.model.parameters.values, *experiment.optimiser.state().values()]
+                if not all(experiment.ops.all_finite(array) for array in arrays):
                     raise NotFinite(iteration)   # a finite loss may have had a gradient that was not
                 run.save_last({**progress, "iteration": done})
             if stopping:
@@ -83,21 +82,24 @@ def fit(run, stop):
     return iterations
 
 
-class progress_bar(contextlib.AbstractContextManager):
+class ProgressBar(contextlib.AbstractContextManager):
     """tqdm with the loss and the best ELBO, on standard error; rarely where that is no terminal."""
 
     def __init__(self, begin, iterations):
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(initial=begin, total=iterations, unit="it", mininterval=0.2 if terminal else 20,
-                        maxinterval=1 if terminal else 60, dynamic_ncols=True)
+        self.begin, self.iterations, self.bar = begin, iterations, None
 
     def show(self, done, loss, best):
+        if self.bar is None:   # only now: the first step may have compiled kernels, which is not its pace
+            terminal = sys.stderr.isatty()
+            self.bar = tqdm(initial=self.begin, total=self.iterations, unit="it", mininterval=0.2 if terminal else 20,
+                            maxinterval=1 if terminal else 60, dynamic_ncols=True)
         bar = self.bar
         if bar.update(done - bar.n) or done == bar.total:
             bar.set_postfix_str(f"loss {loss:.4g}" + (f", ELBO {best:.4g}" if best > -math.inf else ""), refresh=False)
 
     def __exit__(self, *error):
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 def explain(run, iteration):
@@ -180,7 +182,8 @@ def resolve(options):
         raise expected("--seed", "a whole number from 0 to 2^64 - 1", options.seed)
     triplets = runs.load_triplets(options.triplets, faces)
     config = runs.new_config(model=model, preset=preset, data=whole_path(data), triplets=whole_path(options.triplets),
-                             settings=chosen, seed=options.seed, dtype=options.dtype)
+                             faces=len(faces.x), settings=chosen, seed=options.seed, dtype=options.dtype,
+                             device=get_ops(options.device).identity())
     return config, faces, triplets
 
 
@@ -241,28 +244,21 @@ def summary(model):
 
 def main(arguments=None):
     options = parser().parse_args(arguments)
-    try:
-        return command(options)
-    except NnliteError as error:
-        print(f"nnlite: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:   # | head
-        sys.stdout = open(os.devnull, "w")
-        return 141
-    except KeyboardInterrupt:
-        print("nnlite: interrupted", file=sys.stderr)
-        return 130
+    return command.run(lambda: train(options))
 
 
-def command(options):
+def train(options):
     if options.list_presets:
         print(list_presets(), flush=True)
         return 0
     if options.resume is not None:
         refuse_beside_resume(options)
         run = runs.open_run(options.resume, options.device)
+        run.announce_other_machine()
     else:
         config, faces, triplets = resolve(options)
+        if options.out == "":
+            raise expected("--out", "the name of a folder", "nothing")
         path = pathlib.Path(options.out) if options.out is not None else runs.free_folder(config["preset"])
         runs.check_free(path)
         run = runs.Run(path, config, faces, triplets, get_ops(options.device))
@@ -273,6 +269,7 @@ def command(options):
     report.announce_missing_extra()
     if options.resume is None:
         run.begin()
+    gc.freeze()   # what lives now lives to the end: the collector need not walk through it again and again
     return train_and_evaluate(run)
 
 

@@ -68,3 +68,47 @@ def test_two_captured_steps_do_not_share_memory(data):
     for iteration in range(4):
         alone.step(iteration)
     np.testing.assert_array_equal(one.model.parameters.values, alone.model.parameters.values)
+
+
+def test_a_step_that_failed_is_begun_anew():
+    ops, ready = get_ops("cpu"), []
+    source, target = np.ones((3, 4), "float32"), ops.zeros((3, 4), "float32")
+
+    def step():
+        doubled = ops.add(source, source)
+        if not ready:
+            raise KeyError("not yet")
+        ops.copy_into(target, doubled)
+        return ops.multiply(doubled, doubled)
+
+    captured = ops.capture(step)
+    with pytest.raises(KeyError):
+        captured()
+    ready.append(True)
+    assert (captured() == 4).all()
+    source[...] = 3
+    assert (captured() == 36).all()
+
+
+def test_clipping_inside_a_captured_step_follows_the_gradient():
+    from nnlite.layers import Linear
+    from nnlite.optim import SGD, clip_factor
+    ops = get_ops("cpu")
+    layer = Linear(3, 2).build(ops, dtype="float64", seed=2)
+    x, dy, start = np.ones((4, 3)), np.ones((4, 2)), layer.parameters.values.copy()
+    optimiser = SGD(layer.parameters, lr=1.0)
+
+    def step():
+        layer.zero_grad()
+        layer.forward(x, train=True)
+        layer.backward(dy)
+        optimiser.step(clip=clip_factor(layer.parameters, 1.0))
+
+    captured = ops.capture(step)
+    for scale in (1.0, 1e3, 1e-3):
+        dy[...] = scale
+        layer.parameters.values[...] = start
+        captured()
+        gradient = np.concatenate([(x.T @ dy).ravel(), dy.sum(0)])
+        norm = np.linalg.norm(gradient)
+        np.testing.assert_allclose(layer.parameters.values, start - gradient * min(1, 1 / norm), rtol=1e-12)

@@ -25,7 +25,7 @@ class FaceExperiment:
         ).build(ops, dtype=dtype, seed=seed)
         self.optimiser = Adam(self.model.parameters, lr=settings["learning_rate"])
         self._place_data(dtype, seed)
-        self._step = ops.capture(self._forward_backward_update)   # one CUDA graph where there is a GPU
+        self._step = ops.capture(self._forward_backward_update)   # a list of kernel calls, or a CUDA graph
 
     def _place_data(self, dtype, seed):
         """Faces on the device, and buffers at fixed places for what changes from step to step."""

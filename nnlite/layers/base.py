@@ -35,9 +35,8 @@ class Layer:
         self.name = ""
         self.ops = None
         self.rng = None
-        self.fresh = True       # the next backward writes the gradients instead of adding to them
         self._kept = None
-        self._written = set()   # parameters whose gradient add_grad has written since zero_grad()
+        self.written = set()    # parameters whose gradient has been written since zero_grad(): adding starts there
 
     # -- declaring ---------------------------------------------------------------------------------------------
 
@@ -69,8 +68,12 @@ class Layer:
             raise expected("dtype", "float32 or float64", repr(dtype))
         self.dtype = dtype
         self.rng = Rng(ops, seed)
-        layers = []
+        layers, paths = [], {}
         for name, layer in self.walk():
+            if id(layer) in paths:
+                raise NnliteError(f"{type(layer).__name__} '{name}': expected a layer of its own, got the one that is "
+                                  f"also '{paths[id(layer)]}'; join the batches to use a layer twice")
+            paths[id(layer)] = name
             layer.name, layer.ops, layer.rng, layer.dtype = name, ops, self.rng, dtype
             layer._dtype = ops.dtype(dtype)
             layers.append(layer)
@@ -99,18 +102,17 @@ class Layer:
 
     def add_grad(self, attribute, value):
         """Add to self.d<attribute>, or write it if this is the first backward after zero_grad()."""
-        if self.fresh:
-            self.fresh, self._written = False, set()
         grad = getattr(self, "d" + attribute)
-        if attribute in self._written:
+        if attribute in self.written:
             grad += value
         else:
             grad[...] = value
-            self._written.add(attribute)
+            self.written.add(attribute)
 
-    def accumulate(self):
-        """For ops that write all gradients of a layer in one call: False after zero_grad(), then True."""
-        accumulate, self.fresh = not self.fresh, False
+    def accumulate(self, *attributes):
+        """For ops that write these gradients in one call: False after zero_grad(), then True."""
+        accumulate = self.written.issuperset(attributes)
+        self.written.update(attributes)
         return accumulate
 
     # -- the saved slot ----------------------------------------------------------------------------------------

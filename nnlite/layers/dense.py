@@ -25,7 +25,7 @@ class Dense(Layer):
     def __init__(self, in_features, out_features, *, activation="elu", keep_prob=1.0):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.activation, self.keep_prob = activation, check_keep_prob(keep_prob)
+        self.activation, self.keep_prob = check_activation(activation), check_keep_prob(keep_prob)
         self.add_param("W", (in_features, out_features), init.he_normal)
         self.add_param("b", (out_features,), init.zeros)
 
@@ -41,7 +41,7 @@ class Dense(Layer):
     def backward(self, dy, *, need_dx=True):
         x, slope = self.take()
         self.check(dy, slope.shape, "dy")
-        return self.ops.dense_backward(dy, slope, x, self.W, self.dW, self.db, self.accumulate(), need_dx)
+        return self.ops.dense_backward(dy, slope, x, self.W, self.dW, self.db, self.accumulate("W", "b"), need_dx)
 
 
 class ConditionalDense(Layer):
@@ -65,7 +65,7 @@ class ConditionalDense(Layer):
                  condition_gradient=False):
         super().__init__()
         self.in_features, self.condition_features = in_features, condition_features
-        self.out_features, self.activation = out_features, activation
+        self.out_features, self.activation = out_features, check_activation(activation)
         self.keep_prob, self.condition_gradient = check_keep_prob(keep_prob), condition_gradient
         self.add_param("W", (in_features + condition_features, out_features), init.he_normal)
         self.add_param("b", (out_features,), init.zeros)
@@ -76,7 +76,7 @@ class ConditionalDense(Layer):
     def forward(self, z, c, *, train=False):
         self.check(c, (None, self.condition_features), "c")
         self.check(z, (None, self.in_features), "z")
-        if z.shape[0] % len(c):
+        if not len(c) or z.shape[0] % len(c):
             raise expected(self.label, f"z with a multiple of {len(c)} rows, as c has", z.shape)
         K = self.in_features
         s = self.ops.linear(c, self.W[K:], self.b)
@@ -88,12 +88,21 @@ class ConditionalDense(Layer):
         """dz, or (dz, dc) with condition_gradient=True."""
         z, c, slope = self.take()
         self.check(dh, slope.shape, "dh")
-        K, accumulate = self.in_features, self.accumulate()
+        K, accumulate = self.in_features, self.accumulate("W", "b")
         # s was added to z Wz like a bias, so ds comes back like a bias gradient: one row for each c.
         ds = self.ops.zeros((len(c), self.out_features), self.dtype)
         dz = self.ops.dense_backward(dh, slope, z, self.W[:K], self.dW[:K], ds, accumulate, True)
         dc = self.ops.linear_backward(ds, c, self.W[K:], self.dW[K:], self.db, accumulate, self.condition_gradient)
         return (dz, dc) if self.condition_gradient else dz
+
+
+ACTIVATIONS = "identity", "relu", "elu", "sigmoid", "tanh", "silu", "softplus", "gelu"
+
+
+def check_activation(activation):
+    if activation not in ACTIVATIONS:
+        raise expected("activation", "one of " + ", ".join(ACTIVATIONS), repr(activation))
+    return activation
 
 
 def check_keep_prob(keep_prob):

@@ -38,4 +38,5 @@ class Linear(Layer):
     def backward(self, dy, *, need_dx=True):
         x, = self.take()
         self.check(dy, self.out_shape(x.shape), "dy")
-        return self.ops.linear_backward(dy, x, self.W, self.dW, self.db, self.accumulate(), need_dx)
+        accumulate = self.accumulate("W", "b") if self.b is not None else self.accumulate("W")
+        return self.ops.linear_backward(dy, x, self.W, self.dW, self.db, accumulate, need_dx)

@@ -53,15 +53,14 @@ class Parameters:
     def zero_grad(self):
         """The next backward of each layer writes its gradients instead of adding to them: no fill pass."""
         for layer in self.owners:
-            layer.fresh = True
+            layer.written.clear()
 
     def settle(self):
-        """Zero the gradients of layers that no backward reached since zero_grad(): nothing stale is applied."""
+        """Zero the gradients that no backward has written since zero_grad(): nothing stale is applied."""
         for entry in self.table:
-            if entry.owner.fresh:
+            if entry.attribute not in entry.owner.written:
                 self.ops.fill(self.grad(entry), 0)
-        for layer in self.owners:
-            layer.fresh = False
+                entry.owner.written.add(entry.attribute)
 
     def ranges(self, chosen):
         """The flat array in parts (start, stop, value), value = chosen(entry); neighbours of one value are merged."""

@@ -67,7 +67,7 @@ class Vae(Layer):
 
     def build(self, ops, *, dtype="float32", seed=0):
         super().build(ops, dtype=dtype, seed=seed)
-        # Weights that change from step to step, where a captured GPU step can read them.
+        # Weights that change from step to step, where a captured step can read them.
         self.kl_scale, self.triplet_scale = ops.scalar(1, "float64"), ops.scalar(1, "float64")
         return self
 

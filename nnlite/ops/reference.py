@@ -19,6 +19,10 @@ class ReferenceOps:
     array_type = np.ndarray
     array_name = "NumPy"
 
+    def identity(self):
+        """What the last bit of a sum depends on: the ops and its number of threads."""
+        return f"{self.name} ops"
+
     def device_line(self):
         """What computes, for people."""
         return f"{self.name} ops on {self.array_name}"
@@ -47,7 +51,7 @@ class ReferenceOps:
         return np.asarray(array)
 
     def scalar(self, value, dtype):
-        """A number that changes from step to step (learning rate, step count): a 0-d array, so that a captured GPU
+        """A number that changes from step to step (learning rate, step count): a 0-d array, so that a captured
         step reads its present value."""
         return self.asarray(value, dtype)
 
@@ -98,6 +102,10 @@ class ReferenceOps:
     def all_finite(self, x):
         """True if no element is NaN or infinite."""
         return bool(self.xp.isfinite(x).all())
+
+    def clip_factor(self, square, max_norm):
+        """min(1, max_norm / sqrt(square)), a 0-d array for a 0-d array."""
+        return self.xp.minimum(1.0, max_norm / self.xp.sqrt(self.xp.maximum(square, 1e-300)))
 
     def sum_of_squares(self, x):
         """sum x^2 in float64, a 0-d array."""
@@ -312,8 +320,8 @@ def write(target, values, accumulate):
 
 
 def keep_threshold(keep_prob):
-    """A word below this keeps: round(q 2^32)."""
-    return round(keep_prob * 2 ** 32)
+    """A word below this keeps: round(q 2^32), at least 1 and below 2^32, so that it is itself a word."""
+    return min(max(round(keep_prob * 2 ** 32), 1), 2 ** 32 - 1)
 
 
 # -- Philox 4x32-10 -------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Optimiser:
 
 def clip_factor(parameters, max_norm):
     """min(1, max_norm / ||g||), the factor that brings the norm of all gradients together to at most max_norm
-    (Pascanu et al. 2013, algorithm 1). Give it to step(clip=...), which multiplies as it goes."""
+    (Pascanu et al. 2013, algorithm 1), a 0-d array. Give it to step(clip=...), which multiplies as it goes."""
     parameters.settle()
-    norm = math.sqrt(float(parameters.ops.sum_of_squares(parameters.grads)))
-    return 1.0 if norm <= max_norm else max_norm / norm
+    ops = parameters.ops
+    return ops.clip_factor(ops.sum_of_squares(parameters.grads), max_norm)

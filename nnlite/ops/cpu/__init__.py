@@ -32,6 +32,9 @@ class CpuOps(ReferenceOps):
         threads.use(count)
         self.threads = count
 
+    def identity(self):
+        return f"{self.name} ops with {self.threads} threads"
+
     def device_line(self):
         products = f"{blas.blas.path} on the same threads" if blas.blas else "NumPy's products on threads of its own"
         return f"cpu, {self.threads} threads (Numba kernels, {products})"
@@ -119,6 +122,11 @@ class CpuOps(ReferenceOps):
         partial = self.empty((self._chunks(x.size),), "float64")
         self.launch(elementwise.sum_of_squares, self._flat(x), partial)
         return self._total(partial, 1.0)
+
+    def clip_factor(self, square, max_norm):
+        factor = self.empty((), "float64")
+        self.launch(_clip_factor, square, max_norm, factor)
+        return factor
 
     def _total(self, partial, scale):
         """scale * the sum of partial, a 0-d array."""
@@ -270,6 +278,10 @@ def _key(key):
 
 def _weighted_sum(partial, scale, value):
     value[...] = scale * partial.sum()
+
+
+def _clip_factor(square, max_norm, factor):
+    factor[...] = ReferenceOps.clip_factor(ReferenceOps, square, max_norm)
 
 
 def _increment(scalar):

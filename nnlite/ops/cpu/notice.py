@@ -1,14 +1,23 @@
-"""A line of text before a wait: kernels are compiled once for a machine, then read from a cache."""
+"""A line of text before a wait: a kernel is compiled once for a machine and a dtype, then read from a cache."""
 
-import pathlib
 import sys
 
-from . import elementwise
+from numba.core import event
 
 
-def announce_compilation(stream=None):
-    """Say so on standard error if no compiled kernel lies in the cache yet."""
-    cache = pathlib.Path(elementwise.activation.stats.cache_path)
-    if not any(cache.glob("*.nbi")):
-        print("nnlite: compiling the kernels for this machine (once, about half a minute): matrix, activations, "
-              "random numbers, losses, optimiser", file=stream or sys.stderr, flush=True)
+class CompilationNotice(event.Listener):
+    """Says on standard error which kernel is being compiled."""
+
+    def on_start(self, event):
+        dispatcher = event.data["dispatcher"]
+        if dispatcher.__module__.startswith(__package__) and dispatcher.targetoptions.get("parallel"):
+            dtype = next((str(argument.dtype) for argument in event.data["args"] if hasattr(argument, "dtype")), "")
+            print(f"nnlite: compiling {dispatcher.__name__} ({dtype}), once for this machine", file=sys.stderr,
+                  flush=True)
+
+    def on_end(self, event):
+        pass
+
+
+def announce_compilation():
+    event.register("numba:compile", CompilationNotice())

@@ -6,7 +6,7 @@ writes down every call that `CpuOps.launch` makes; later runs go down that list.
 step's number, the learning rate, a weight of the loss) stands in 0-d arrays and is read when its turn comes: `Late`.
 
 This is to the CPU what a CUDA graph is to a GPU, with the same rules for the step: arrays at fixed places, all
-arithmetic through ops, no decision that depends on a value.
+arithmetic through ops (a layer in plain array code is not written down), no decision that depends on a value.
 """
 
 import ctypes
@@ -42,13 +42,14 @@ class Tape:
 
     def __init__(self, ops, step):
         self._ops, self._step = ops, step
-        self._pool, self._calls, self._result = Pool(), None, None
+        self._calls = None   # [(function, arguments, places of Late ones)]
 
     def __call__(self):
         if self._calls is None:
-            self._calls = []
+            self._writing, self._pool = [], Pool()
             with self._ops.recording(self):
                 self._result = self._step()
+            self._calls = self._writing   # only now: a step that failed is begun anew
             return self._result
         for function, arguments, late in self._calls:
             if late:
@@ -60,7 +61,7 @@ class Tape:
 
     def write_down(self, function, arguments):
         arguments = [self._place(argument) for argument in arguments]
-        self._calls.append((function, arguments, [i for i, a in enumerate(arguments) if type(a) is Late]))
+        self._writing.append((function, arguments, [i for i, a in enumerate(arguments) if type(a) is Late]))
 
     def empty(self, shape, dtype):
         return self._pool.empty(shape, dtype)
