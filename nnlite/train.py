@@ -43,7 +43,7 @@ def fit(run, stop):
     progress = run.load_last() or {"iteration": 0, "best": -math.inf, "best_iteration": 0, "loss_sum": 0.0, "steps": 0}
     begin, iterations = int(progress["iteration"]), options["iterations"]
     look_every = LOOK_EVERY if experiment.ops.name == "cuda" else 1
-    clock, clocked = time.perf_counter(), begin
+    clock, clocked = 0.0, begin
 
     with ProgressBar(begin, iterations) as bar:
         for iteration in range(begin, iterations):
@@ -57,9 +57,12 @@ def fit(run, stop):
                 progress["steps"] += 1
                 bar.show(done, loss, progress["best"])
 
+            if done == begin + 1:   # the pace counts from here: the first step may have compiled kernels
+                clock, clocked = time.perf_counter(), done
+
             if done % options["validate_every"] == 0 or done == iterations:
                 experiment.ops.synchronize()
-                rate = (done - clocked) / (time.perf_counter() - clock)
+                rate = (done - clocked) / (time.perf_counter() - clock) if done > clocked else 0.0
                 values = experiment.validate()
                 if not math.isfinite(values["validation_elbo"]):
                     raise NotFinite(iteration)
