@@ -19,7 +19,8 @@ def run(work):
         sys.stdout = open(os.devnull, "w")
         return CLOSED_PIPE
     except OSError as error:
-        return _say(f"{error.filename}: expected a file or folder that can be used, got {error.strerror}", BAD_INPUT)
+        return _say(f"{error.filename or 'the disk'}: expected a file or folder that can be used, got "
+                    f"{error.strerror or error}", BAD_INPUT)
     except MemoryError as error:
         return _say(f"memory: expected room for the arrays of this run, got none ({error})", BAD_INPUT)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ the model. Everything lands in the run's folder `report/`: metrics.json and PNG 
 
 import json
 import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -110,8 +110,9 @@ class Run:
 
 
 def new_config(*, model, preset, data, triplets, faces, settings, seed, dtype, device):
-    return {"nnlite": __version__, "device": device, "faces": faces, "model": model, "preset": preset, "data": data, "triplets": triplets,
-            "iterations": settings["iterations"], "seed": seed, "dtype": dtype, "settings": settings}
+    return {"nnlite": __version__, "device": device, "model": model, "preset": preset, "data": data, "faces": faces,
+            "triplets": triplets, "iterations": settings["iterations"], "seed": seed, "dtype": dtype,
+            "settings": settings}
 
 
 def read_config(path):

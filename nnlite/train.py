@@ -311,8 +311,8 @@ def train_and_evaluate(run):
         print(f"stopped after {done} iterations, saved; go on with: python -m nnlite.train --resume {run.path}")
         return 130
     best = run.load_best()
-    print(f"evaluating iteration {best['iteration']} (validation ELBO {best['validation_elbo']:.4g})")
     if report.missing_extra() is None:
+        print(f"evaluating iteration {best['iteration']} (validation ELBO {best['validation_elbo']:.4g})")
         report.evaluate(run)
     else:
         print(f"not evaluated: {report.missing_extra()}")

@@ -7,7 +7,7 @@
 All have the same methods with the same signatures; see `nnlite.ops.reference.ReferenceOps`.
 """
 
-from ..errors import NnliteError, expected
+from ..errors import expected
 
 NAMES = ("auto", "cpu", "cuda", "reference")
 _made = {}
