@@ -51,3 +51,24 @@ def triplet_softplus(ops, z, weight, scale):
     if z.ndim != 2 or len(weight) == 0 or len(z) % (3 * len(weight)):
         raise expected("triplet_softplus", f"z (3 V M, K) for {len(weight)} weights", z.shape)
     return ops.triplet_softplus(z, weight, scale)
+
+
+def softmax_cross_entropy(ops, logits, labels, *, class_weight=None, smoothing=0.0, soft=None, alpha=1.0):
+    """1/V sum_i w_i ( alpha CE(label_i, p_i) + (1 - alpha) KL(soft_i || p_i) ),  p = softmax(logits),  V = sum_i w_i
+
+    logits (N, K), labels (N,) int32 from 0 to K - 1; class_weight (K,): w_i = class_weight[label_i], else w_i = 1;
+    smoothing: the label's target is 1 - smoothing + smoothing / K, every other class's smoothing / K (Szegedy et al.
+    2016, sect. 7); soft (N, K): probabilities of another net, for distillation with weight 1 - alpha (Hinton et al.
+    2015). The largest logit is subtracted before e^z is taken, so nothing overflows.
+
+        dlogits_i = w_i / V (p_i - t_i),  t_i = alpha * label's target + (1 - alpha) soft_i
+    """
+    N, K = logits.shape if logits.ndim == 2 else (0, 0)
+    if not N or not K:
+        raise expected("softmax_cross_entropy", "logits (N, K)", logits.shape)
+    for name, array, shape in (("labels", labels, (N,)), ("class_weight", class_weight, (K,)), ("soft", soft, (N, K))):
+        if array is not None and array.shape != shape:
+            raise expected("softmax_cross_entropy", f"{name} {shape} for logits {logits.shape}", array.shape)
+    if soft is None and alpha != 1:
+        raise expected("softmax_cross_entropy", "soft targets for alpha below 1", "none")
+    return ops.softmax_cross_entropy(logits, labels, soft, alpha, class_weight, smoothing)

@@ -211,6 +211,166 @@ class ReferenceOps:
         mask = self.dropout_mask(x.shape, keep_prob, key, x.dtype)
         return x * mask, mask
 
+    # -- images: x (N, H, W, C), channels last; stride, padding and dilation are pairs (rows, columns) --------------
+
+    def image_batch(self, images, rows, flip, shift, scale, dtype):
+        """(images[rows] - shift) * scale, mirrored left to right where flip (B,) is not 0; images (n, H, W, C) of any
+        number type, shift and scale (C,)."""
+        x = self.xp.take(images, rows, 0).astype(dtype)
+        x = self.xp.where(flip[:, None, None, None] != 0, x[:, :, ::-1], x)
+        return ((x - shift) * scale).astype(dtype)
+
+    def conv2d(self, x, W, b, stride, padding, dilation, groups, relu):
+        """y[n, h, w] = b + sum_ij x[n, h s + i d - p, w s + j d - p] W[i, j], x beyond its edges 0; max(y, 0) if relu.
+
+        W (kh, kw, C / groups, K), b (K,) or None. Group g of the outputs sees group g of the channels.
+        """
+        kernel, K = W.shape[:2], W.shape[3]
+        padded = pad(self.xp, x, padding, 0)
+        y = 0
+        for i, j, window in windows(padded.shape, kernel, stride, dilation):
+            parts = zip(channel_groups(padded[window], groups), channel_groups(W[i, j], groups))
+            y = y + self.xp.concatenate([self.xp.matmul(part, w) for part, w in parts], -1)
+        y = y if b is None else y + b
+        return self.xp.maximum(y, 0) if relu else y
+
+    def conv2d_backward(self, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx):
+        """dx, or None; writes dW and db (None: no bias), or adds to them. y: what a conv2d with relu gave, else None.
+
+            dh = dy where y > 0, else 0
+            dW[i, j] = sum over n, h, w of x[n, h s + i d - p, ...]^T dh[n, h, w]
+            dx[n, h s + i d - p, ...] += dh[n, h, w] W[i, j]^T
+        """
+        xp, kernel = self.xp, W.shape[:2]
+        dh = dy if y is None else dy * (y > 0)
+        padded = pad(xp, x, padding, 0)
+        dpadded = xp.zeros_like(padded) if need_dx else None
+        for i, j, window in windows(padded.shape, kernel, stride, dilation):
+            rows = [part.reshape(-1, part.shape[-1]) for part in channel_groups(padded[window], groups)]
+            parts = [part.reshape(-1, part.shape[-1]) for part in channel_groups(dh, groups)]
+            write(dW[i, j], xp.concatenate([xp.matmul(a.T, d) for a, d in zip(rows, parts)], -1), accumulate)
+            if need_dx:
+                parts = zip(channel_groups(dh, groups), channel_groups(W[i, j], groups))
+                dpadded[window] += xp.concatenate([xp.matmul(d, w.T) for d, w in parts], -1)
+        if db is not None:
+            write(db, dh.sum((0, 1, 2)), accumulate)
+        return xp.ascontiguousarray(unpad(dpadded, padding)) if need_dx else None
+
+    def depthwise_conv2d(self, x, W, b, stride, padding, dilation):
+        """conv2d where each channel has a kernel of its own: y[n, h, w] = b + sum_ij x[n, h s + i d - p, ...] * W[i, j];
+        W (kh, kw, C), b (C,) or None."""
+        padded = pad(self.xp, x, padding, 0)
+        y = sum(padded[window] * W[i, j] for i, j, window in windows(padded.shape, W.shape[:2], stride, dilation))
+        return y if b is None else y + b
+
+    def depthwise_conv2d_backward(self, dy, x, W, dW, db, stride, padding, dilation, accumulate, need_dx):
+        """As conv2d_backward: dW[i, j] = sum over n, h, w of x[...] * dy, dx[...] += dy * W[i, j]."""
+        xp = self.xp
+        padded = pad(xp, x, padding, 0)
+        dpadded = xp.zeros_like(padded) if need_dx else None
+        for i, j, window in windows(padded.shape, W.shape[:2], stride, dilation):
+            write(dW[i, j], (padded[window] * dy).sum((0, 1, 2)), accumulate)
+            if need_dx:
+                dpadded[window] += dy * W[i, j]
+        if db is not None:
+            write(db, dy.sum((0, 1, 2)), accumulate)
+        return xp.ascontiguousarray(unpad(dpadded, padding)) if need_dx else None
+
+    def max_pool(self, x, kernel, stride, padding, train):
+        """The largest of each window and, if train, its place i kw + j in the window (uint8; the first one if several
+        are as large), else None. x beyond its edges is -infinity."""
+        xp = self.xp
+        padded = pad(xp, x, padding, -xp.inf)
+        y = place = None
+        for i, j, window in windows(padded.shape, kernel, stride, (1, 1)):
+            part = padded[window]
+            if y is None:
+                y, place = part.copy(), xp.zeros(part.shape, "uint8")
+                continue
+            larger = (part > y) | xp.isnan(part) & ~xp.isnan(y)
+            y, place = xp.where(larger, part, y), xp.where(larger, xp.uint8(i * kernel[1] + j), place)
+        return y, place if train else None
+
+    def max_pool_backward(self, dy, place, shape, kernel, stride, padding):
+        """dx (shape): each dy goes to the place that was largest."""
+        dpadded = self.xp.zeros((shape[0], shape[1] + 2 * padding[0], shape[2] + 2 * padding[1], shape[3]), dy.dtype)
+        for i, j, window in windows(dpadded.shape, kernel, stride, (1, 1)):
+            dpadded[window] += dy * (place == i * kernel[1] + j)
+        return self.xp.ascontiguousarray(unpad(dpadded, padding))
+
+    def avg_pool(self, x, kernel, stride):
+        """The mean of each window."""
+        parts = [x[window] for _, _, window in windows(x.shape, kernel, stride, (1, 1))]
+        return (sum(parts) / len(parts)).astype(x.dtype)
+
+    def avg_pool_backward(self, dy, shape, kernel, stride):
+        """dx (shape): each dy spread evenly over its window."""
+        dx = self.xp.zeros(shape, dy.dtype)
+        for _, _, window in windows(shape, kernel, stride, (1, 1)):
+            dx[window] += dy / (kernel[0] * kernel[1])
+        return dx
+
+    def global_avg_pool(self, x):
+        """y (N, C) = the mean of x over H and W."""
+        return x.mean((1, 2), dtype=x.dtype)
+
+    def global_avg_pool_backward(self, dy, shape):
+        """dx (shape) = dy / (H W) everywhere."""
+        return self.xp.broadcast_to((dy / (shape[1] * shape[2]))[:, None, None], shape).astype(dy.dtype)
+
+    # -- batch norm: x (..., C), statistics over all axes but the last ---------------------------------------------
+
+    def batch_norm(self, x, g, b, running_mean, running_var, momentum, eps, activation, train):
+        """y = f(g (x - mean) / sqrt(var + eps) + b), and mean and 1 / sqrt(var + eps), both (C,).
+
+        train: mean and var (over R rows, divided by R) are the batch's, and the running ones are moved towards it:
+        running = (1 - momentum) running + momentum batch, with var R / (R - 1) for the variance. Otherwise they are
+        the running ones.
+        """
+        mean, inv_std = self._norm_statistics(x, running_mean, running_var, momentum, eps, train)
+        y, _ = self.activation((x - mean) * (g * inv_std) + b, activation, 1.0, False)
+        return y, mean, inv_std
+
+    def _norm_statistics(self, x, running_mean, running_var, momentum, eps, train):
+        if not train:
+            return running_mean, 1 / self.xp.sqrt(running_var + running_var.dtype.type(eps))
+        rows = x.reshape(-1, x.shape[-1])
+        mean, var = rows.mean(0, dtype="float64"), rows.var(0, dtype="float64")
+        running_mean += (momentum * (mean - running_mean)).astype(x.dtype)
+        running_var += (momentum * (var * (len(rows) / max(1, len(rows) - 1)) - running_var)).astype(x.dtype)
+        return mean.astype(x.dtype), (1 / self.xp.sqrt(var + eps)).astype(x.dtype)
+
+    def batch_norm_backward(self, dy, x, mean, inv_std, g, b, dg, db, activation, accumulate):
+        """dx; writes dg and db, or adds to them. With n = (x - mean) inv_std, over R rows:
+
+            dh = dy f'(g n + b)
+            db = sum dh,  dg = sum dh n
+            dx = g inv_std (dh - db / R - n dg / R)
+        """
+        n = (x - mean) * inv_std
+        _, slope = self.activation(n * g + b, activation, 1.0, True)
+        dh = dy * slope
+        return self._norm_backward(dh, n, inv_std, g, dg, db, accumulate)
+
+    def _norm_backward(self, dh, n, inv_std, g, dg, db, accumulate):
+        axes, rows = tuple(range(n.ndim - 1)), n.size // n.shape[-1]
+        shift, stretch = dh.sum(axes), (dh * n).sum(axes)
+        write(db, shift, accumulate)
+        write(dg, stretch, accumulate)
+        return (g * inv_std * (dh - shift / rows - n * (stretch / rows))).astype(dh.dtype)
+
+    def norm_pool(self, x, g, b, running_mean, running_var, momentum, eps, train):
+        """batch_norm with ReLU, then 2x2 max pooling of stride 2, in one: y, mean, inv_std and, if train, the place
+        of each largest element in its window (uint8, 0 to 3; 4 where nothing was above 0), else None."""
+        h, mean, inv_std = self.batch_norm(x, g, b, running_mean, running_var, momentum, eps, "relu", train)
+        y, place = self.max_pool(h, (2, 2), (2, 2), (0, 0), train)
+        return y, mean, inv_std, self.xp.where(y > 0, place, self.xp.uint8(4)) if train else None
+
+    def norm_pool_backward(self, dy, place, x, mean, inv_std, g, dg, db, accumulate):
+        """dx; writes dg and db, or adds to them. dh is dy at the places, 0 elsewhere; then as batch_norm_backward."""
+        dh = self.max_pool_backward(dy, place, x.shape, (2, 2), (2, 2), (0, 0))
+        return self._norm_backward(dh, (x - mean) * inv_std, inv_std, g, dg, db, accumulate)
+
     # -- Gaussian latents ----------------------------------------------------------------------------------------
 
     def gaussian_sample(self, h, samples, key):
@@ -263,6 +423,35 @@ class ReferenceOps:
         unit_minus = to_minus * (dgap / xp.where(d_minus > 0, d_minus, xp.inf))[:, None]
         dz = xp.concatenate([unit_plus - unit_minus, -unit_plus, unit_minus])
         return scale * value, dz.astype(z.dtype)
+
+    def softmax_cross_entropy(self, logits, labels, soft, alpha, class_weight, smoothing):
+        """The mean over N rows of w_i KL(t_i || p_i), p = softmax(logits), and its gradient in logits (N, K).
+
+            t_i = alpha ((1 - smoothing) e_label + smoothing / K) + (1 - alpha) soft_i
+            value = 1/V sum_i w_i ( -alpha sum_k label part ln p + (1 - alpha) sum_k soft ln(soft / p) ),  V = sum_i w_i
+            dlogits_i = w_i / V (p_i - t_i)
+
+        The label's part is its cross entropy, the soft part a divergence, which is 0 for p = soft. labels (N,) int32;
+        soft (N, K) rows of probabilities, or None for alpha = 1; class_weight (K,): w_i = class_weight[label], or None.
+        """
+        xp, (N, K) = self.xp, logits.shape
+        z = logits.astype("float64")
+        z = z - z.max(1, keepdims=True)           # e^z neither overflows nor is 0 for all classes
+        log_p = z - xp.log(xp.exp(z).sum(1, keepdims=True))
+        w = xp.ones(N) if class_weight is None else class_weight.astype("float64")[labels]
+        w = w / w.sum()
+        hard = (labels[:, None] == xp.arange(K)) * (1 - smoothing) + smoothing / K
+        rows = -alpha * (hard * log_p).sum(1)
+        target = alpha * hard
+        if soft is not None:
+            q = soft.astype("float64")
+            rows = rows + (1 - alpha) * (q * (xp.log(xp.where(q > 0, q, 1)) - log_p)).sum(1)
+            target = target + (1 - alpha) * q
+        return (w * rows).sum(), (w[:, None] * (xp.exp(log_p) - target)).astype(logits.dtype)
+
+    def hits(self, logits, labels):
+        """How many rows have their largest logit (the first, if several are as large) at their label; int64, 0-d."""
+        return (logits.argmax(1) == labels).sum(dtype="int64")
 
     # -- optimisers: write p and their state; ranges (start, stop, (decay, rate)) ---------------------------------
     # g' = c g + decay p (L2), the step is multiplied by rate (0: frozen); c is the clipping factor.
@@ -322,6 +511,41 @@ def write(target, values, accumulate):
 def keep_threshold(keep_prob):
     """A word below this keeps: round(q 2^32), at least 1 and below 2^32, so that it is itself a word."""
     return min(max(round(keep_prob * 2 ** 32), 1), 2 ** 32 - 1)
+
+
+# -- windows of images ----------------------------------------------------------------------------------------------
+
+def out_size(size, kernel, stride, padding, dilation):
+    """How many windows fit along one axis."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def windows(shape, kernel, stride, dilation):
+    """(i, j, index) for each place (i, j) in a window: padded[index] (N, Ho, Wo, C) is that place in all windows."""
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    Ho, Wo = out_size(shape[1], kh, sh, 0, dh), out_size(shape[2], kw, sw, 0, dw)
+    for i in range(kh):
+        for j in range(kw):
+            yield i, j, (slice(None), slice(i * dh, i * dh + (Ho - 1) * sh + 1, sh),
+                         slice(j * dw, j * dw + (Wo - 1) * sw + 1, sw))
+
+
+def pad(xp, x, padding, value):
+    (N, H, W, C), (ph, pw) = x.shape, padding
+    padded = xp.full((N, H + 2 * ph, W + 2 * pw, C), value, x.dtype)
+    padded[:, ph:ph + H, pw:pw + W] = x
+    return padded
+
+
+def unpad(x, padding):
+    ph, pw = padding
+    return x[:, ph:x.shape[1] - ph, pw:x.shape[2] - pw]
+
+
+def channel_groups(x, groups):
+    """x in equal parts along its last axis."""
+    width = x.shape[-1] // groups
+    return [x[..., g * width:(g + 1) * width] for g in range(groups)]
 
 
 # -- Philox 4x32-10 -------------------------------------------------------------------------------------------------
