@@ -97,7 +97,7 @@ def posed(seed=0, persons=100):
     rng = np.random.default_rng([seed, 1])
     emotion = np.array([0] + [e for e in range(1, 7) for _ in range(4)])
     level = np.array([0] + [1, 2, 3, 4] * 6)
-    prototype = _activation_table(AU_OF_EMOTION, EMOTIONS)[1:]  # (6, A)
+    prototype = activation_table(AU_OF_EMOTION, EMOTIONS)[1:]  # (6, A)
     shape = (persons,) + prototype.shape
     style = prototype * np.exp(STYLE * rng.standard_normal(shape)) * (rng.random(shape) > 0.15)
     style += LEAK * np.abs(rng.standard_normal(shape)) * (_column(45) == 0)
@@ -107,7 +107,7 @@ def posed(seed=0, persons=100):
     activation = full[:, emotion] * degree[:, :, None]
     activation += 0.03 * np.abs(rng.standard_normal(activation.shape)) * (_column(45) == 0)
     person = np.repeat(np.arange(persons), len(level))
-    points = _faces(rng, person, np.clip(activation, 0, 1.4).reshape(len(person), -1))
+    points = moved_faces(rng, person, np.clip(activation, 0, 1.4).reshape(len(person), -1))
     turn = rotation(POSED_TURN * rng.standard_normal((len(person), 3)))
     return LandmarkSet(
         points=_place(rng, points, turn), person=person.astype(np.int32), **_description("posed"),
@@ -124,7 +124,7 @@ def spontaneous(seed=0, persons=41, frames=60):
     """
     rng = np.random.default_rng([seed, 2])
     sequences = persons * len(TASKS)
-    mean = np.tile(_activation_table(AU_OF_TASK, TASKS), (persons, 1))  # (sequences, A)
+    mean = np.tile(activation_table(AU_OF_TASK, TASKS), (persons, 1))  # (sequences, A)
     taste = np.repeat(np.exp(STYLE * rng.standard_normal((persons, len(UNITS)))), len(TASKS), axis=0)
     wave = _smooth(rng, sequences, frames, len(UNITS))
     rise = np.clip((np.arange(frames) / frames - 0.08) / 0.15, 0, 1)[:, None]
@@ -134,7 +134,7 @@ def spontaneous(seed=0, persons=41, frames=60):
 
     person = np.repeat(np.arange(persons), len(TASKS) * frames)
     pose = SPONTANEOUS_TURN * _smooth(rng, sequences, frames, 3).reshape(-1, 3)
-    points = _faces(rng, person, activation)
+    points = moved_faces(rng, person, activation)
     coded = activation[:, [UNITS.index(number) for number in ACTION_UNITS]] >= PRESENT
     return LandmarkSet(
         points=_place(rng, points, rotation(pose)), person=person.astype(np.int32), **_description("spontaneous"),
@@ -203,8 +203,11 @@ def movements():
     return field
 
 
-def _faces(rng, person, activation):
-    """(n, 83, 3): the persons' own faces moved by activation (n, A), not yet turned or placed."""
+def moved_faces(rng, person, activation):
+    """(n, 83, 3) millimetres: faces moved by activation (n, A), columns as UNITS, not yet turned or placed.
+
+    person (n,) ascending numbers from 0: each has an own face at rest and an own asymmetry.
+    """
     persons = int(person[-1]) + 1
     uneven = 1 + 0.12 * rng.standard_normal((persons, len(UNITS), 1)) * np.array([-1, 1])  # (persons, A, 2)
     uneven[:, UNITS.index(45)] = 1
@@ -242,7 +245,8 @@ def _place(rng, points, turn):
     return (points + 10 * rng.standard_normal((len(points), 1, 3))).astype(np.float32)
 
 
-def _activation_table(table, names):
+def activation_table(table, names):
+    """(len(names), A): the activations of each name in AU_OF_EMOTION or AU_OF_TASK, columns as UNITS."""
     return np.array([[table[name].get(unit, 0.0) for unit in UNITS] for name in names])
 
 

@@ -7,9 +7,11 @@ import math
 import numpy as np
 
 from ..pool import Pool
-from ..reference import ReferenceOps, keep_threshold
+from ..reference import ReferenceOps, keep_threshold, out_size
 from . import threads  # first: it sets up the threads of what the others load
-from . import blas, elementwise, latent, matrix, optimisers, philox
+from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, philox, pooling
+from . import images as image_kernels
+from . import labels as label_kernels
 from .elementwise import CODES
 from .notice import announce_compilation
 from .tape import Late, Tape, now
@@ -189,6 +191,14 @@ class CpuOps(ReferenceOps):
         x = self._plain(x)
         return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
+    # -- convolution ---------------------------------------------------------------------------------------------
+
+    def conv2d(self, x, W, b, stride, padding, dilation, groups, relu):
+        return convolution.forward(self, x, W, b, stride, padding, dilation, groups, relu)
+
+    def conv2d_backward(self, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx):
+        return convolution.backward(self, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx)
+
     # -- element by element --------------------------------------------------------------------------------------
 
     def activation(self, x, function, alpha, train):
@@ -207,6 +217,109 @@ class CpuOps(ReferenceOps):
             self.launch(np.copyto, y, x)
             self.fill(mask, 1)
         return y, mask
+
+    # -- images: pooling, batch norm, labels ---------------------------------------------------------------------
+
+    def image_batch(self, images, rows, flip, shift, scale, dtype):
+        out = self.empty((len(rows), *images.shape[1:]), dtype)
+        # contiguous, not _plain: a whole data set is not copied for being read-only.
+        self.launch(image_kernels.image_batch, self.contiguous(images), self._plain(rows), self._plain(flip),
+                    self._plain(shift), self._plain(scale), out, self._chunks(out.size))
+        return out
+
+    def max_pool(self, x, kernel, stride, padding, train):
+        Ho, Wo = (out_size(*sizes, 1) for sizes in zip(x.shape[1:3], kernel, stride, padding))
+        y = self.empty((len(x), Ho, Wo, x.shape[3]), x.dtype)
+        place = self.empty(y.shape, np.uint8) if train else None
+        self.launch(pooling.max_pool, self._plain(x), y, place if train else NO_PLACES, *kernel, *stride, *padding,
+                    train, self._chunks(x.size))
+        return y, place
+
+    def max_pool_backward(self, dy, place, shape, kernel, stride, padding):
+        dx = self.empty(shape, dy.dtype)
+        self.launch(pooling.max_pool_backward, self._plain(dy), self._plain(place), dx, *kernel, *stride, *padding,
+                    self._chunks(dx.size))
+        return dx
+
+    def avg_pool(self, x, kernel, stride):
+        Ho, Wo = (out_size(*sizes, 0, 1) for sizes in zip(x.shape[1:3], kernel, stride))
+        y = self.empty((len(x), Ho, Wo, x.shape[3]), x.dtype)
+        self.launch(pooling.avg_pool, self._plain(x), y, *kernel, *stride, self._chunks(x.size))
+        return y
+
+    def avg_pool_backward(self, dy, shape, kernel, stride):
+        dx = self.empty(shape, dy.dtype)
+        self.launch(pooling.avg_pool_backward, self._plain(dy), dx, *kernel, *stride, self._chunks(dx.size))
+        return dx
+
+    def global_avg_pool(self, x):
+        y = self.empty((len(x), x.shape[3]), x.dtype)
+        self.launch(pooling.global_avg_pool, self._plain(x).reshape(len(x), math.prod(x.shape[1:])), y,
+                    self._chunks(x.size))
+        return y
+
+    def global_avg_pool_backward(self, dy, shape):
+        dx = self.empty(shape, dy.dtype)
+        self.launch(pooling.global_avg_pool_backward, self._plain(dy), dx.reshape(len(dx), math.prod(shape[1:])),
+                    self._chunks(dx.size))
+        return dx
+
+    def batch_norm(self, x, g, b, running_mean, running_var, momentum, eps, activation, train):
+        x, y = self._plain(x), self.empty(x.shape, x.dtype)
+        mean, inv_std = self._norm_statistics(x, running_mean, running_var, momentum, eps, train)
+        self.launch(norm.batch_norm, x.reshape(-1), mean, inv_std, g, b, y.reshape(-1), CODES[activation],
+                    self._chunks(x.size))
+        return y, mean, inv_std
+
+    def _norm_statistics(self, x, running_mean, running_var, momentum, eps, train):
+        inv_std = self.empty(running_var.shape, x.dtype)
+        if not train:
+            self.launch(_inverse_deviation, running_var, eps, inv_std)
+            return running_mean, inv_std
+        mean = self.empty(running_mean.shape, x.dtype)
+        self.launch(norm.statistics, x.reshape(-1), running_mean, running_var, float(momentum), float(eps), mean,
+                    inv_std, self._channel_sums(x))
+        return mean, inv_std
+
+    def _channel_sums(self, x):
+        """Scratch for two sums a channel of each thread."""
+        return self.empty((self._chunks(x.size), 2, x.shape[-1]), np.float64)
+
+    def batch_norm_backward(self, dy, x, mean, inv_std, g, b, dg, db, activation, accumulate):
+        dx = self.empty(x.shape, x.dtype)
+        self.launch(norm.batch_norm_backward, self._flat(dy), self._flat(x), mean, inv_std, g, b, dg, db,
+                    dx.reshape(-1), CODES[activation], accumulate, self._channel_sums(x))
+        return dx
+
+    def norm_pool(self, x, g, b, running_mean, running_var, momentum, eps, train):
+        x, (N, H, W, C) = self._plain(x), x.shape
+        mean, inv_std = self._norm_statistics(x, running_mean, running_var, momentum, eps, train)
+        y = self.empty((N, H // 2, W // 2, C), x.dtype)
+        place = self.empty(y.shape, np.uint8) if train else None
+        self.launch(norm.norm_pool, x, mean, inv_std, g, b, y, place if train else NO_PLACES, train,
+                    self._chunks(x.size))
+        return y, mean, inv_std, place
+
+    def norm_pool_backward(self, dy, place, x, mean, inv_std, g, dg, db, accumulate):
+        dx = self.empty(x.shape, x.dtype)
+        self.launch(norm.norm_pool_backward, self._plain(dy), self._plain(place), self._plain(x), mean, inv_std, g,
+                    dg, db, dx, accumulate, self._channel_sums(x))
+        return dx
+
+    def softmax_cross_entropy(self, logits, labels, soft, alpha, class_weight, smoothing):
+        dlogits, nothing = self.empty(logits.shape, logits.dtype), NOTHING[logits.dtype]
+        partial = self.empty((self._chunks(logits.size),), np.float64)
+        self.launch(label_kernels.softmax_cross_entropy, self._plain(logits), self._plain(labels),
+                    nothing if soft is None else self._plain(soft), _late(float, alpha),
+                    nothing[0] if class_weight is None else self._plain(class_weight), _late(float, smoothing),
+                    soft is not None, class_weight is not None, dlogits, partial)
+        return self._total(partial, 1.0), dlogits
+
+    def hits(self, logits, labels):
+        partial, count = self.empty((self._chunks(logits.size),), np.int64), self.empty((), np.int64)
+        self.launch(label_kernels.hits, self._plain(logits), self._plain(labels), partial)
+        self.launch(_weighted_sum, partial, 1, count)
+        return count
 
     # -- Gaussian latents and losses -----------------------------------------------------------------------------
 
@@ -266,6 +379,9 @@ class CpuOps(ReferenceOps):
 NOTHING = {np.dtype(name): np.empty((1, 1), name) for name in ("float32", "float64")}   # for a slope or bias not there
 
 
+NO_PLACES = np.empty((1, 1, 1, 1), np.uint8)
+
+
 def _late(convert, value):
     """convert(value); of an array at each call anew, because a captured step is to see its present value."""
     return Late(convert, value) if isinstance(value, np.ndarray) else convert(value)
@@ -282,6 +398,10 @@ def _weighted_sum(partial, scale, value):
 
 def _clip_factor(square, max_norm, factor):
     factor[...] = ReferenceOps.clip_factor(ReferenceOps, square, max_norm)
+
+
+def _inverse_deviation(var, eps, inv_std):
+    inv_std[...] = 1 / np.sqrt(var + var.dtype.type(eps))
 
 
 def _increment(scalar):

@@ -1,0 +1,204 @@
+"""Convolution for CpuOps: which algorithm for which shape, and the arrays that the kernels need.
+
+Two algorithms, with errors below 2e-5 of the largest output in float32:
+
+    direct      products of windows in place (direct.py): any kernel, stride, dilation, groups
+    winograd    fewer multiplications (winograd.py): 3x3 and 5x5 of stride 1
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from . import direct, winograd
+from .block import lanes, pack, padded
+
+SMALL_WEIGHT = 1 << 16   # numbers: a gradient up to this size is made in parts that are summed
+SECOND_LEVEL = 1 << 20   # bytes of the second-level cache that the transforms of a group of tiles may fill
+
+
+def by_winograd(N, Ho, Wo, C, K, kernel, stride, dilation, groups):
+    """Whether the forward product, the input's or the weight's gradient is made by winograd."""
+    return kernel in ((3, 3), (5, 5)) and stride == dilation == (1, 1) and groups == 1 and C >= 16 and K >= 16
+
+
+def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
+    (N, H, w, C), (kh, kw, Cg, K) = x.shape, W.shape
+    Ho, Wo = out_sizes(x.shape, W.shape, stride, padding, dilation)
+    if by_winograd(N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
+        return winograd_product(ops, x, ops._plain(W), b, relu, padding, (Ho, Wo))
+    y = ops.empty((N, Ho, Wo, K), x.dtype)
+    panels, _ = forward_panels(ops, ops._plain(W), groups)
+    chunks = ops._chunks(y.size * Cg)
+    room = padded_room(ops, chunks, H, w, C, padding, x.dtype)
+    ops.launch(direct.forward, ops._flat(x), H, w, C, panels, lanes(x.dtype), nothing(x.dtype) if b is None else b, relu,
+               y.reshape(-1), Ho, Wo, K, kh, kw, *stride, *padding, *dilation, groups, room, N * Ho, chunks)
+    return y
+
+
+def backward(ops, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx):
+    dh = slope_and_bias(ops, dy, y, db, accumulate)
+    weight_gradient(ops, dh, x, dW, stride, padding, dilation, groups, accumulate)
+    return input_gradient(ops, dh, W, x.shape, stride, padding, dilation, groups) if need_dx else None
+
+
+def slope_and_bias(ops, dy, y, db, accumulate):
+    """dh = dy where y > 0, or dy; writes db."""
+    dy, K = ops._plain(dy), dy.shape[-1]
+    if y is None and db is None:
+        return dy
+    dh = dy if y is None else ops.empty(dy.shape, dy.dtype)
+    parts = ops.empty((ops._chunks(dy.size), K), dy.dtype)
+    ops.launch(direct.mask_and_sum, dy.reshape(-1), dy.reshape(-1) if y is None else y.reshape(-1), y is not None,
+               dh.reshape(-1), parts, K, db is not None, len(parts))
+    if db is not None:
+        ops.launch(_sum_parts, parts, db, accumulate)
+    return dh
+
+
+def _sum_parts(parts, target, accumulate):
+    if accumulate:
+        target += parts.sum(0)
+    else:
+        np.sum(parts, 0, out=target)
+
+
+def weight_gradient(ops, dh, x, dW, stride, padding, dilation, groups, accumulate):
+    (N, H, w, C), (kh, kw, Cg, K), (Ho, Wo) = x.shape, dW.shape, dh.shape[1:3]
+    L, dtype = lanes(x.dtype), x.dtype
+    if by_winograd(N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
+        return winograd_weight_gradient(ops, dh, x, dW, padding, accumulate)
+    chunks = min(ops._chunks(dh.size * Cg), max(N, Cg))
+    by_images = dW.size <= SMALL_WEIGHT and N >= chunks
+    parts = ops.empty((chunks, dW.size if by_images else 1), dtype)
+    room = padded_room(ops, chunks, H, w, C, padding, dtype)
+    strips = ops.empty((chunks, groups * padded(K // groups, dtype) * Ho * Wo), dtype)
+    ops.launch(direct.backward_weight, ops._flat(x), H, w, C, dh.reshape(-1), Ho, Wo, K, dW.reshape(-1), kh, kw, *stride,
+               *padding, *dilation, groups, L, parts, room, strips, N, by_images, accumulate, chunks)
+
+
+def input_gradient(ops, dh, W, x_shape, stride, padding, dilation, groups):
+    (N, H, w, C), (kh, kw, Cg, K), (Ho, Wo) = x_shape, W.shape, dh.shape[1:3]
+    if by_winograd(N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups) and max(padding) < kh:
+        turned = ops.empty((kh, kw, K, C), W.dtype)
+        ops.launch(winograd.turn_weight, ops._flat(W), kh * kw, C, K, turned.reshape(-1), ops._chunks(W.size))
+        return winograd_product(ops, dh, turned, None, False, (kh - 1 - padding[0], kw - 1 - padding[1]), (H, w))
+    dtype, dx = dh.dtype, ops.empty(x_shape, dh.dtype)
+    panels, starts = backward_panels(ops, ops._plain(W), stride, padding, dilation, groups)
+    margins = [margin(*sizes) for sizes in zip((kh, kw), (H, w), (Ho, Wo), stride, padding, dilation)]
+    chunks = min(ops._chunks(dx.size * K // groups), N)
+    room = ops.empty((chunks, (Ho + 2 * margins[0]) * (Wo + 2 * margins[1]) * K), dtype)
+    ops.launch(direct.backward_input, dh.reshape(-1), Ho, Wo, K, panels, starts, lanes(dtype), dx.reshape(-1), H, w, C,
+               kh, kw, *stride, *padding, *dilation, groups, *margins, room, N, chunks)
+    return dx
+
+
+# -- winograd ---------------------------------------------------------------------------------------------------------
+
+def winograd_product(ops, x, W, b, relu, padding, out):
+    (N, H, w, C), (r, _, _, K), dtype = x.shape, W.shape, x.dtype
+    L, size, y = lanes(dtype), winograd.tile_size(r), ops.empty((N, *out, K), x.dtype)
+    Cp, Kp = padded(C, dtype), padded(K, dtype)
+    u = ops.empty((winograd.POINTS * Kp * C,), dtype)
+    ops.launch(winograd.transform_weight, W.reshape(-1), r, C, K, weight_matrix(r), L, u, ops._chunks(W.size))
+    tiles = N * -(-out[0] // size) * -(-out[1] // size)
+    chunks = min(ops._chunks(y.size * C), tiles)
+    group = tiles_at_once(tiles, chunks, Cp + Kp, dtype)
+    v, m, patch = (ops.empty((chunks, room), dtype) for room in (
+        winograd.POINTS * (group * Cp + L), winograd.POINTS * (group * Kp + L), winograd.POINTS * C))
+    ops.launch(winograd.forward, ops._flat(x), N, H, w, C, u, L, nothing(dtype) if b is None else b, relu,
+               y.reshape(-1), *out, K, size, *padding, v, m, patch, group, chunks)
+    return y
+
+
+def winograd_weight_gradient(ops, dh, x, dW, padding, accumulate):
+    (N, H, w, C), (r, _, _, K), (Ho, Wo), dtype = x.shape, dW.shape, dh.shape[1:3], x.dtype
+    L, size, block = lanes(dtype), winograd.tile_size(r), winograd.BLOCK
+    tiles, blocks = N * -(-Ho // size) * -(-Wo // size), -(-C // block) * -(-K // block)
+    chunks = ops._chunks(dh.size * C)
+    by_tiles = blocks < 4 * chunks and chunks > 1
+    chunks = min(chunks, tiles if by_tiles else blocks)
+    group = tiles_at_once(tiles, chunks if by_tiles else 1, 2 * block, dtype)
+    rooms = (winograd.POINTS * (group * block + L),) * 2 + (winograd.POINTS * block * block, winograd.POINTS * max(C, K))
+    v, z, du, patch = (ops.empty((chunks, room), dtype) for room in rooms)
+    parts = ops.empty((chunks, dW.size if by_tiles else 1), dtype)
+    ops.launch(winograd.backward_weight, ops._flat(x), N, H, w, C, dh.reshape(-1), Ho, Wo, K, dW.reshape(-1),
+               weight_matrix(r), L, size, *padding, v, z, du, patch, parts, by_tiles, group, accumulate, chunks)
+
+
+def tiles_at_once(tiles, chunks, widths, dtype):
+    """How many tiles' transforms fill the second-level cache; a few more than fit where channels are many."""
+    fitting = SECOND_LEVEL // (winograd.POINTS * widths * dtype.itemsize)
+    group = max(28, fitting // 14 * 14)
+    return min(group, -(-tiles // chunks))
+
+
+weight_matrix = functools.lru_cache(winograd.weight_matrix)
+
+
+# -- weights in panels ------------------------------------------------------------------------------------------------
+
+def forward_panels(ops, W, groups):
+    """W as the matrices of `multiply`, group behind group: rows (i, j, c), columns the group's outputs."""
+    kh, kw, Cg, K = W.shape
+    Kg, depth = K // groups, kh * kw * Cg
+    size = padded(Kg, W.dtype) * depth
+    panels = ops.empty((groups * size,), W.dtype)
+    for g in range(groups):
+        ops.launch(pack, W.reshape(-1), g * Kg, kh * kw, Cg * K, Cg, K, 1, 1, Kg, 1, panels, g * size, lanes(W.dtype),
+                   ops._chunks(size))
+    return panels, size
+
+
+def backward_panels(ops, W, stride, padding, dilation, groups):
+    """For each phase of the stride and each group a matrix: rows (tap, tap, k), columns the group's channels; and
+    where each begins, (sh, sw, groups)."""
+    kh, kw, Cg, K = W.shape
+    Kg, starts, total, jobs = K // groups, np.zeros((*stride, groups), np.int64), 0, []
+    for ry in range(stride[0]):
+        first_h, step_h, down, _, _ = _phase_taps(ry, padding[0], dilation[0], stride[0], kh)
+        for rx in range(stride[1]):
+            first_w, step_w, right, _, _ = _phase_taps(rx, padding[1], dilation[1], stride[1], kw)
+            for g in range(groups):
+                starts[ry, rx, g] = total
+                if down and right:
+                    at = (first_h * kw + first_w) * Cg * K + g * Kg
+                    jobs.append((at, down, step_h * kw * Cg * K, right, step_w * Cg * K, Kg, 1, Cg, K, total))
+                    total += down * right * Kg * padded(Cg, W.dtype)
+    panels = ops.empty((max(total, 1),), W.dtype)
+    for *matrix, to in jobs:
+        ops.launch(pack, W.reshape(-1), *matrix, panels, to, lanes(W.dtype), ops._chunks(W.size // len(jobs)))
+    return panels, starts
+
+
+_phase_taps = functools.lru_cache(direct.phase_taps.py_func)
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+def out_sizes(x_shape, W_shape, stride, padding, dilation):
+    return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1
+                 for size, k, s, p, d in zip(x_shape[1:3], W_shape, stride, padding, dilation))
+
+
+def margin(kernel, size, outputs, stride, padding, dilation):
+    """Zeros around dy, so that every tap of every phase of dx falls on something."""
+    most = 0
+    for phase in range(min(stride, size)):
+        _, _, taps, offset, back = _phase_taps(phase, padding, dilation, stride, kernel)
+        if taps:
+            last = (size - phase + stride - 1) // stride - 1
+            most = max(most, (taps - 1) * back - offset, last + offset - (outputs - 1))
+    return most
+
+
+def padded_room(ops, chunks, H, W, C, padding, dtype):
+    """Room for one padded image a thread; a number where there is no padding."""
+    ph, pw = padding
+    return ops.empty((chunks, (H + 2 * ph) * (W + 2 * pw) * C if ph or pw else 1), dtype)
+
+
+@functools.lru_cache
+def nothing(dtype):
+    return np.empty(0, dtype)
