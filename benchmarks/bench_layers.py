@@ -5,11 +5,12 @@
 The sizes are those of a posed-m3-kl-7 step. See benchmarks/README.md for what is measured.
 """
 
-import argparse
 import sys
 
 import common
+import rows
 from counting import product
+from rows import Row, Work, nothing
 
 sys.path.insert(0, str(common.ROOT))
 
@@ -31,6 +32,8 @@ LAYERS = {
 }
 WHOLE = ["squared_error 600x249", "gaussian_kl 200x60", "triplet_softplus 300x30", "Adam 794449",
          "Adam 794449, default of PyTorch"]
+ROWS = [*(Row(name, {"forward": forward, "backward": backward}) for name, (forward, backward) in LAYERS.items()),
+        *(Row(name, {"both": None}) for name in WHOLE)]
 
 
 def shapes(name):
@@ -43,11 +46,7 @@ def shapes(name):
     return [x], y
 
 
-# -- contestants: name -> {direction: (before, work)}; work(before()) is timed without before() ------------------------
-
-def nothing():
-    return None
-
+# -- contestants ------------------------------------------------------------------------------------------------------
 
 def nnlite_layer(name, device):
     from nnlite import layers as nl
@@ -71,7 +70,7 @@ def nnlite_layer(name, device):
         dx = layer.backward(dy)
         ops.synchronize()
         return dx
-    return {"forward": (nothing, forward), "backward": (forward, backward)}
+    return Work({"forward": (nothing, forward), "backward": (forward, backward)})
 
 
 def nnlite_normal(ops, shape):
@@ -96,7 +95,7 @@ def nnlite_whole(name, device):
         result = run()
         ops.synchronize()
         return result
-    return {"both": (nothing, work)}
+    return Work({"both": (nothing, work)})
 
 
 def torch_layer(name, device):
@@ -104,7 +103,7 @@ def torch_layer(name, device):
     from torch import nn
 
     import peers
-    (x_shapes, y_shape), wait = shapes(name), torch_wait(device)
+    (x_shapes, y_shape), wait = shapes(name), peers.waiter(device)
     xs, dy = [torch.randn(shape, device=device) for shape in x_shapes], torch.randn(y_shape, device=device)
     xs[0].requires_grad_()   # nobody asks for the gradient of ConditionalDense's second input, the neutral face
     inputs = sum(shape[1] for shape in x_shapes)
@@ -127,13 +126,15 @@ def torch_layer(name, device):
     def backward(y):
         y.backward(dy)
         wait()
-    return {"forward": (nothing, forward), "backward": (forward, backward)}
+    return Work({"forward": (nothing, forward), "backward": (forward, backward)})
 
 
 def torch_whole(name, device):
     import torch
     from torch.nn import functional as F
-    wait = torch_wait(device)
+
+    import peers
+    wait = peers.waiter(device)
     f, x, h, z, weight, p = (torch.randn(s, device=device) for s in (
         (B * L, D), (B, D), (B, 2 * K), (3 * V * M, K), (V,), (PARAMETERS,)))
     p.grad = torch.randn_like(p)
@@ -165,117 +166,15 @@ def torch_whole(name, device):
     def work(_):
         run()
         wait()
-    return {"both": (nothing, work)}
-
-
-def torch_wait(device):
-    import torch
-    return torch.cuda.synchronize if device == "cuda" else nothing
+    return Work({"both": (nothing, work)})
 
 
 WORK = {"nnlite": (nnlite_layer, nnlite_whole), "torch": (torch_layer, torch_whole)}
 
 
-# -- the comparison ---------------------------------------------------------------------------------------------------
-
-def worker(name, device):
-    def prepare():
-        if name == "sgemm":
-            return common.sgemm_worker(device)
-        made = {}
-
-        def answer(item, direction, seconds):
-            if item not in made:
-                made.clear()
-                made[item] = WORK[name][item in WHOLE](item, device)
-            before, work = made[item][direction]
-            for _ in range(3):
-                work(before())
-            return {"times": common.times_of(work, seconds=seconds, before=before)}
-        if name == "nnlite":
-            from nnlite.ops import get_ops
-            return {"what": get_ops(device).device_line()}, answer
-        import torch
-        if device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("PyTorch finds no GPU")
-        return {"what": f"torch {torch.__version__}, {torch.get_num_threads()} threads"}, answer
-    common.serve(prepare)
-
-
-def compare(options):
-    result = {"machine": common.machine(options.threads), "device": options.device, "layers": []}
-    common.print_machine(result["machine"])
-    contestants = {name: common.Contestant(__file__, name, ["--device", options.device], options.threads)
-                   for name in ("nnlite", "torch", "sgemm")}
-    for name, c in contestants.items():
-        if name != "sgemm":
-            print(f"{name}: left out ({c.problem})" if c.problem else f"{name}: {c.hello['what']}")
-    sgemm, rates = contestants.pop("sgemm"), []
-    for name in [n for n in (*LAYERS, *WHOLE) if not options.names or any(part in n for part in options.names)]:
-        if not sgemm.problem:
-            rates += sgemm.ask(seconds=0.1)["gflops"]
-        directions = zip(("forward", "backward"), LAYERS[name]) if name in LAYERS else [("both", None)]
-        for direction, flop in directions:
-            result["layers"].append(measure(contestants, options, name, direction, flop))
-    for c in [*contestants.values(), sgemm]:
-        c.close()
-    rate = result["sgemm_gflops"] = max(rates, default=None)
-    print(f"matrix products: {rate:.0f} GFLOP/s" if rate else "matrix products: not measured")
-    add_rates(result["layers"], rate)
-    report(result["layers"])
-    if options.json:
-        common.write_json(options.json, result)
-
-
-def measure(contestants, options, name, direction, flop):
-    """One row: both contestants in each round."""
-    times = {contestant: [] for contestant, c in contestants.items() if not c.problem}
-    for _ in range(options.rounds):
-        for contestant in times:
-            answer = contestants[contestant].ask(item=name, direction=direction, seconds=options.seconds)
-            if "problem" in answer:
-                sys.exit(f"{contestant}, {name}: {answer['problem']}")
-            times[contestant] += answer["times"]
-    return {"name": name, "direction": direction, "gflop": flop and 1e-9 * flop,
-            **{contestant: common.summary(samples) for contestant, samples in times.items()}}
-
-
-def add_rates(layers, rate):
-    """GFLOP/s of the products and its share of the machine's rate."""
-    for row in layers:
-        for times in (row[name] for name in ("nnlite", "torch") if name in row and row["gflop"]):
-            times["min_gflops"] = 1e3 * row["gflop"] / times["min_ms"]
-            times["min_share_of_sgemm"] = times["min_gflops"] / rate if rate else None
-
-
-def report(layers):
-    rows = []
-    for row in layers:
-        ours, theirs = row.get("nnlite", {}), row.get("torch", {})
-        cells = [row["name"], row["direction"]]
-        for times in (ours, theirs):
-            cells += [f"{times[key]:.3f}" if key in times else "-" for key in ("min_ms", "median_ms")]
-            cells += [f"{times['min_gflops']:.0f}" if "min_gflops" in times else "-",
-                      common.percent(times.get("min_share_of_sgemm"))]
-        rows.append([*cells, common.ratio(theirs, ours, "min_ms"), common.ratio(theirs, ours, "median_ms")])
-    columns = ["ms min", "median", "GFLOP/s", "of sgemm"]
-    common.print_table(["", "", *columns, *(f"torch {column}" for column in columns), "x nnlite", "median"], rows)
-
-
-def main(arguments=None):
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("names", nargs="*", metavar="NAME", help="only rows whose name holds one of these")
-    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--seconds", type=float, default=0.2, help="of each contestant in each round")
-    p.add_argument("--threads", type=int, default=common.available_cores(), help="of both contestants alike")
-    p.add_argument("--json", metavar="FILE", help="the result for machines")
-    p.add_argument("--worker", help=argparse.SUPPRESS)
-    options = p.parse_args(arguments)
-    if options.worker:
-        return worker(options.worker, options.device)
-    compare(options)
+def make(contestant, name, device):
+    return WORK[contestant][name in WHOLE](name, device)
 
 
 if __name__ == "__main__":
-    main()
+    rows.main(__file__, __doc__, ROWS, make, ["torch"])

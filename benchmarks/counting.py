@@ -1,4 +1,6 @@
-"""How many floating-point operations the matrix products of a training step take: 2 for each multiply and add."""
+"""How many floating-point operations the products of a training step take: 2 for each multiply and add."""
+
+import math
 
 
 def product(rows, inputs, outputs, times):
@@ -22,3 +24,20 @@ def vae_step(encoder, decoder, *, conditional, batch_size, samples=3, triplet_ba
     sizes = [K, *decoder[1:]]
     total += sum(product(batch_size * samples, a, b, 3) for a, b in zip(sizes[:-1], sizes[1:]))
     return total + (product(batch_size, D, decoder[1], 2) if conditional else 0)
+
+
+def classifier_step(layers, shape, batch_size):
+    """Forward and backward of the layers of a classifier one behind the other, for images of `shape` (H, W, C).
+
+    A convolution is counted as its direct algorithm computes it, every place of the window at every output, on the
+    edges too. y, dW and dx of each layer are three products of one size; the first layer needs no dx.
+    """
+    total, times, shape = 0, 2, (batch_size, *shape)
+    for layer in layers:
+        out = layer.out_shape(shape)
+        weight, _ = layer.param_specs.get("W", (None, None))
+        if weight:   # (D, K), or (kh, kw, C / groups, K)
+            total += product(math.prod(out[:-1]), math.prod(weight[:-1]), weight[-1], times)
+            times = 3
+        shape = out
+    return total

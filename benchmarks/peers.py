@@ -1,8 +1,24 @@
-"""The face VAEs in plain PyTorch: what nnlite is compared with, in the benchmarks and in the parity tests."""
+"""The models in plain PyTorch: what nnlite is compared with, in the benchmarks and in the parity tests."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+
+def facts(device):
+    """What this PyTorch is, for the report. Raises RuntimeError without the GPU that it is to run on.
+
+    On a GPU its products have float32's precision, as nnlite's have, and its convolutions the fastest algorithm.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("PyTorch finds no GPU")
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
+    return {"what": f"torch {torch.__version__}, {torch.get_num_threads()} threads"}
+
+
+def waiter(device):
+    """A function that waits until the device has done everything."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 class Vae(nn.Module):
@@ -54,14 +70,85 @@ def linears(model):
     return [module for module in model.modules() if isinstance(module, nn.Linear)]
 
 
-def copy_parameters(parameters, model):
-    """nnlite Parameters -> the torch model; both have their matrices in the order of the forward pass."""
-    values = iter(parameters.table)
+# -- classifiers of images: x (B, C, H, W) -> logits, the layers and their order as in nnlite.models ------------------
+
+class Classifier(nn.Module):
+    """net behind the preparation of its batch: uint8 images (B, C, H, W), mirrored where flip (B,), normalised.
+
+    shift and scale (C,); forward gives the loss and how many images are called right.
+    """
+
+    def __init__(self, net, shift, scale):
+        super().__init__()
+        self.net = net
+        self.register_buffer("shift", shift[:, None, None])
+        self.register_buffer("scale", scale[:, None, None])
+
+    def forward(self, images, labels, flip=None):
+        if flip is not None:
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
+        logits = self.net((images.float() - self.shift) * self.scale)
+        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).sum()
+
+
+class Rows(nn.Module):
+    """(B, C, H, W) -> (B, H W C), the channel running fastest: a view of a tensor that lies channels last."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def classifier(settings, shape, classes):
+    """The net of a preset's settings for images of `shape` (H, W, C)."""
+    H, W, C = shape
+    features, hidden = [], settings["hidden"]
+    conv = lambda a, b, kernel, padding: nn.Conv2d(a, b, kernel, padding=padding)
+    relu = lambda: nn.ReLU(inplace=True)
+    if settings["model"] == "cnn3":
+        features = [conv(C, settings["filters"], 5, 2), relu(), nn.MaxPool2d(2)]
+    elif settings["model"] == "cnn4":
+        for a, b in zip([C, *settings["filters"]], settings["filters"]):
+            norm = [nn.BatchNorm2d(b)] if settings["batch_norm"] else []
+            features += [conv(a, b, 3, 1), *norm, relu(), nn.MaxPool2d(2)]
+    elif settings["model"] == "cnn5":
+        features = [conv(C, 36, 5, 1), relu(), nn.AvgPool2d(2)]
+        for a, b in ((36, 48), (48, 48)):
+            features += [conv(a, b, 3, 1), relu(), conv(b, b, 3, 1), relu(), nn.AvgPool2d(2)]
+    features = nn.Sequential(*features, Rows())
     with torch.no_grad():
-        for module in linears(model):
-            module.weight.copy_(_tensor(parameters, next(values)).T)
-            module.bias.copy_(_tensor(parameters, next(values)))
+        size = features(torch.zeros(1, C, H, W)).shape[1]
+        features.apply(lambda module: isinstance(module, nn.BatchNorm2d) and module.reset_running_stats())
+    sizes, dense = [size, *(hidden if isinstance(hidden, list) else [hidden])], []
+    for a, b in zip(sizes, sizes[1:]):
+        dense += [nn.Linear(a, b), relu()]
+        if settings.get("keep_prob", 1.0) < 1:
+            dense.append(nn.Dropout(1 - settings["keep_prob"]))
+    return nn.Sequential(features, *dense, nn.Linear(sizes[-1], classes))
 
 
-def _tensor(parameters, entry):
-    return torch.tensor(parameters.ops.to_host(parameters.value(entry)))
+OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad,
+              "rmsprop": torch.optim.RMSprop}
+
+
+def optimiser(settings, model, implementation):
+    """The preset's optimiser, weight decay on weights alone; implementation: "default", "foreach" or "fused"."""
+    parameters = list(model.parameters())
+    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["l2"]},
+              {"params": [p for p in parameters if p.ndim == 1]}]
+    options = {"momentum": settings["momentum"]} if settings["optimiser"] == "sgd" else {}
+    if implementation != "default":
+        options[implementation] = True
+    return OPTIMISERS[settings["optimiser"]](groups, lr=settings["learning_rate"], **options)
+
+
+# -- the same weights -------------------------------------------------------------------------------------------------
+
+AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}   # (D, K) -> (K, D), (kh, kw, C, K) -> (K, C, kh, kw)
+
+
+def copy_parameters(parameters, model):
+    """nnlite Parameters -> the torch model; both have them in the order of the forward pass."""
+    with torch.no_grad():
+        for entry, parameter in zip(parameters.table, model.parameters(), strict=True):
+            value = torch.tensor(parameters.ops.to_host(parameters.value(entry)))
+            parameter.copy_(value.permute(AXES[value.ndim]))

@@ -3,6 +3,9 @@
 Written through nnlite.files.replacing: whatever happens, there is the old one or the new one, never half of one.
 """
 
+import ast
+import math
+
 import h5py
 import numpy as np
 
@@ -29,11 +32,12 @@ def save(path, model, optimiser=None, **attributes):
                 file[f"optimiser/{name}"] = ops.to_host(array)
 
 
-def load(path, model, optimiser=None, needed=()):
+def load(path, model, optimiser=None, needed=(), growing=()):
     """Read what save() wrote into model and optimiser; returns the attributes. All is checked before any is changed.
 
-    needed: names of attributes that have to be there. Raises NnliteError for a missing, truncated or foreign file, and
-    for one of another model (the first parameter that differs is named).
+    needed: names of attributes that have to be there; growing: names of parameters whose last axis may be shorter in
+    the file: what lies behind keeps its value. Raises NnliteError for a missing, truncated or foreign file, and for
+    one of another model (the first parameter that differs is named).
     """
     with opened(path, "a checkpoint of nnlite") as file:
         attributes = dict(file.attrs)
@@ -43,8 +47,11 @@ def load(path, model, optimiser=None, needed=()):
             if name not in attributes:
                 raise expected(path, f"an attribute '{name}'", "none")
         stored = file["parameters"]
-        _check_table(path, model.parameters.table, list(zip(stored.attrs["names"], stored.attrs["shapes"])))
-        arrays = [(model.parameters.values, stored[()])]
+        values, found = stored[()], list(zip(stored.attrs["names"], stored.attrs["shapes"]))
+        if growing:
+            values, found = _grown(values, found, model.parameters, growing)
+        _check_table(path, model.parameters.table, found)
+        arrays = [(model.parameters.values, values)]
         arrays += [(array, file[f"state/{name}"][()]) for name, array in model.state.items()]
         if optimiser is not None:
             arrays += [(array, file[f"optimiser/{name}"][()]) for name, array in optimiser.state().items()]
@@ -64,3 +71,22 @@ def _check_table(path, table, found):
             raise expected(path, f"parameter '{ours[0]}' {ours[1]}", f"'{theirs[0]}' {theirs[1]}")
     if len(wanted) != len(found):
         raise expected(path, f"{len(wanted)} parameters", f"{len(found)}")
+
+
+def _grown(values, found, parameters, growing):
+    """values and found of a file as they would be if its growing parameters were as wide as the model's: what is new
+    has the model's present values."""
+    entries = {entry.name: entry for entry in parameters.table if entry.name in growing}
+    parts, table, start = [], [], 0
+    for name, shape in found:
+        shape = ast.literal_eval(shape)
+        part = values[start:start + math.prod(shape)].reshape(shape)
+        start += part.size
+        entry = entries.get(name)
+        if entry is not None and entry.shape[:-1] == shape[:-1] and entry.shape[-1] > shape[-1]:
+            wide = parameters.ops.to_host(parameters.value(entry)).astype(values.dtype)
+            wide[..., :shape[-1]] = part
+            part = wide
+        parts.append(part.reshape(-1))
+        table.append((name, str(part.shape)))
+    return np.concatenate(parts), table

@@ -1,6 +1,7 @@
 """How a command ends: with an exit code and at most one sentence, whatever happens."""
 
 import os
+import signal
 import sys
 
 from .errors import NnliteError
@@ -25,6 +26,22 @@ def run(work):
         return _say(f"memory: expected room for the arrays of this run, got none ({error})", BAD_INPUT)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
+
+
+class Interrupts:
+    """Ctrl-C asks to stop behind the present step; a second one stops at once."""
+
+    def __enter__(self):
+        self.asked = False
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, *_):
+        self.asked = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def __exit__(self, *error):
+        signal.signal(signal.SIGINT, self._before)
 
 
 def _say(sentence, code):

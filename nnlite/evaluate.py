@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from . import command, report, runs
+from . import command, runs
 from .ops import NAMES
 
 
 def main(arguments=None):
     p = argparse.ArgumentParser(prog="python -m nnlite.evaluate", description="Tables and pictures of a trained run.")
     p.add_argument("run", help="the run folder")
+    p.add_argument("--data", help="other images of a classifier's classes, measured beside its own")
     p.add_argument("--device", default="auto", choices=NAMES)
     options = p.parse_args(arguments)
     return command.run(lambda: evaluate(options))
@@ -18,7 +19,7 @@ def main(arguments=None):
 def evaluate(options):
     run = runs.open_run(options.run, options.device)
     run.load_best()
-    report.evaluate(run)
+    run.experiment.evaluate(run, options.data)
     return 0
 
 

@@ -37,6 +37,31 @@ def per_class(confusion):
     return _ratio(hits, predicted), _ratio(hits, there), _ratio(2 * hits, predicted + there)
 
 
+def rows_to_shares(confusion):
+    """(C, C) float64: each row of a confusion matrix divided by its sum; nan for a class without rows."""
+    confusion = np.asarray(confusion, dtype=np.float64)
+    return np.stack([_ratio(row, np.full(len(row), row.sum())) for row in confusion])
+
+
+def mean_of_defined(values, weight=None):
+    """Mean of values (C,) that are not nan, with weights (C,) or evenly; nan where no weight is left."""
+    values = np.asarray(values, dtype=np.float64)
+    weight = np.ones(len(values)) if weight is None else np.asarray(weight, dtype=np.float64)
+    return _weighted(values, np.where(np.isnan(values), 0, weight))
+
+
+def cross_entropy(truth, probabilities):
+    """Mean over n rows of -ln p[truth], in nats; nan for no rows.
+
+    probabilities (n, C). One that is 0 counts as the smallest normal number of its dtype, so that the mean is finite.
+    """
+    probabilities = np.asarray(probabilities)
+    if not len(probabilities):
+        return float("nan")
+    p = probabilities[np.arange(len(probabilities)), truth]
+    return float(-np.log(np.maximum(p, np.finfo(p.dtype).tiny), dtype=np.float64).mean())
+
+
 def roc_auc(truth, score):
     """Area under the ROC curve of (n,) scores for (n,) truth values 0 and 1; nan unless both occur.
 

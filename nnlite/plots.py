@@ -59,7 +59,7 @@ def draw_face(axes, points, *, colour=INK, width=1.3):
 
 def dimensions(kl, latent_norms, neutral_norms, threshold):
     """Mean KL (K,) and weight norm (K,) of each latent dimension; below, the norms of the neutral numbers (D,)."""
-    figure = _figure(10, 8 if len(neutral_norms) else 5.6)
+    figure = new_figure(10, 8 if len(neutral_norms) else 5.6)
     panels = figure.subplots(3 if len(neutral_norms) else 2, 1)
     active = kl > threshold
     order = np.arange(len(kl))
@@ -86,7 +86,7 @@ def reconstructions(columns, *, neutral):
     """
     names = ["neutral"] * neutral + ["face", "reconstruction", "both"]
     limits = _limits([face for column in columns for face in column[1:]])
-    figure = _figure(1.8 * len(columns) + 0.4, 1.8 * len(names) * _tallness(limits) + 0.9)
+    figure = new_figure(1.8 * len(columns) + 0.4, 1.8 * len(names) * _tallness(limits) + 0.9)
     grid = figure.subplots(len(names), len(columns), squeeze=False)
     for cells, (title, rest, face, made) in zip(grid.T, columns):
         cells = _faces_only(cells, limits)
@@ -111,7 +111,7 @@ def scatter_2d(spaces, classes):
     spaces: a list of (title, z (n, 2 or more), explained share (2 or more,)); classes: (label (n,), names, size (n,)),
     where label -1 is drawn first, in grey, under the name that stands last.
     """
-    figure = _figure(6.1 * len(spaces), 6.4)
+    figure = new_figure(6.1 * len(spaces), 6.4)
     for axes, (title, z, explained) in zip(figure.subplots(1, len(spaces), squeeze=False)[0], spaces):
         for colour, marker, rows, size in _groups(classes):
             axes.scatter(z[rows, 0], z[rows, 1], s=size, c=colour, marker=marker, alpha=0.8, **DOT)
@@ -119,14 +119,14 @@ def scatter_2d(spaces, classes):
         axes.set_title(title, fontsize=12)
         axes.set_xlabel(f"component 1 ({100 * explained[0]:.0f} % of the variance)")
         axes.set_ylabel(f"component 2 ({100 * explained[1]:.0f} %)")
-        _plain(axes, grid="both")
+        plain(axes, grid="both")
     _legend(figure, classes)
     return figure
 
 
 def scatter_3d(spaces, classes):
     """First three principal components of each space (a row each), seen from four sides; arguments as scatter_2d."""
-    figure = _figure(14, 3.45 * len(spaces) + 0.5)
+    figure = new_figure(14, 3.45 * len(spaces) + 0.5)
     for row, (title, z, _) in enumerate(spaces):
         for column, side in enumerate(SIDES):
             axes = figure.add_subplot(len(spaces), len(SIDES), row * len(SIDES) + column + 1, projection="3d")
@@ -146,7 +146,7 @@ def generated(faces, values, across, down, neutral):
     count = len(values)
     given = [] if neutral is None else [neutral]
     limits = _limits(list(faces.reshape(count * count, *faces.shape[2:])) + given)
-    figure = _figure(1.5 * (count + 1.5 * len(given)) + 0.7, 1.5 * count * _tallness(limits) + 0.9)
+    figure = new_figure(1.5 * (count + 1.5 * len(given)) + 0.7, 1.5 * count * _tallness(limits) + 0.9)
     grid = figure.add_gridspec(count, count + len(given), width_ratios=[1] * count + [1.5] * len(given))
     for row in range(count):
         for column in range(count):
@@ -167,20 +167,20 @@ def generated(faces, values, across, down, neutral):
 
 def learning(records):
     """Loss, validation ELBO and speed over the iterations, from the objects of a run's metrics.jsonl."""
-    figure = _figure(10, 8)
+    figure = new_figure(10, 8)
     loss, elbo, speed = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.3])
-    _curve(loss, *_series(records, "loss"), BLUE)
+    _curve(loss, *series(records, "loss"), BLUE)
     loss.set_title("Training loss per face", loc="left")
-    steps, values = _series(records, "validation_elbo")
+    steps, values = series(records, "validation_elbo")
     _curve(elbo, steps, values, VERMILION, marker="o")
     elbo.set_title("Validation ELBO per face (nats)", loc="left")
     if len(values):
         best = int(np.argmax(values))
         elbo.axvline(steps[best], color=INK, linewidth=0.8, linestyle="--")
         elbo.set_title(f"best {values[best]:.1f} at {steps[best]:.0f}: the final model", loc="right", fontsize=10)
-    steps, values = _series(records, "iterations_per_second")
+    steps, values = series(records, "iterations_per_second")
     speed.fill_between(steps, values, color=GREEN, alpha=0.35, linewidth=0)
-    _plain(speed)
+    plain(speed)
     speed.set_ylim(bottom=0)
     speed.set_title("Iterations per second", loc="left")
     speed.set_xlabel("iteration")
@@ -188,7 +188,8 @@ def learning(records):
     return figure
 
 
-def _figure(width, height):
+def new_figure(width, height):
+    """An empty Figure of width x height inches; raises NnliteError where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -199,7 +200,8 @@ def _figure(width, height):
     return figure
 
 
-def _plain(axes, grid="y"):
+def plain(axes, grid="y"):
+    """Takes the frame down to two sides and lays a pale grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -211,7 +213,7 @@ def _bars(axes, order, values, active, label):
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlim(-0.8, len(order) - 0.2)
     axes.set_ylabel(label)
-    _plain(axes)
+    plain(axes)
 
 
 def _neutral_norms(axes, norms):
@@ -224,7 +226,7 @@ def _neutral_norms(axes, norms):
     axes.set_ylabel("weight norm")
     axes.set_title("The same for each number of the neutral face", loc="left")
     axes.legend(loc="upper right", ncols=3, frameon=False, bbox_to_anchor=(1, 1.2))
-    _plain(axes)
+    plain(axes)
     if points == sum(count for _, count in PARTS_83):
         ends = np.cumsum([count for _, count in PARTS_83])
         axes.set_xticks((ends - [count / 2 for _, count in PARTS_83]) - 0.5, [name for name, _ in PARTS_83])
@@ -309,7 +311,8 @@ def _box(axes, z, side):
     axes.set_zlabel("component 3", fontsize=9, labelpad=-12)
 
 
-def _series(records, key):
+def series(records, key):
+    """(iterations, values) of the records that hold a finite number under `key`."""
     pairs = [(record["iteration"], record[key]) for record in records if record.get(key) is not None]
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     finite = np.isfinite(values)
@@ -318,7 +321,7 @@ def _series(records, key):
 
 def _curve(axes, steps, values, colour, marker=None):
     axes.plot(steps, values, color=colour, linewidth=1.5, marker=marker, markersize=4)
-    _plain(axes)
+    plain(axes)
     late = values[max(1, len(values) // 10):]
     if len(late) > 1 and np.ptp(values) > 3 * np.ptp(late) > 0:
         # The first values are far off and would press the rest into a line.

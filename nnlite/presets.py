@@ -1,9 +1,9 @@
 """Every documented experiment, as data: settings, and what was published for them.
 
-A preset is a dict of settings (see nnlite.settings) over COMMON and its data set's part. PUBLISHED holds the
-validation figures of the source (a master's thesis on representation learning of facial expressions with VAEs):
-posed: accuracy, satisfied triplets, active dimensions; spontaneous: F1, share of satisfied triplets of confidence 5,
-active dimensions; None where the source gives none.
+A preset is a dict of settings (see nnlite.settings) over what its family has in common. PUBLISHED holds the figures of
+the sources. Face VAEs (a master's thesis on representation learning of facial expressions), on validation: posed:
+accuracy, satisfied triplets, active dimensions; spontaneous: F1, share of satisfied triplets of confidence 5, active
+dimensions; None where the source gives none. Classifiers (two courseworks on FER2013): {part: accuracy}.
 """
 
 COMMON = {"learning_rate": 1e-4, "keep_prob": 0.9, "triplet_batch": 10, "samples": 3, "triplet_samples": 10,
@@ -100,7 +100,51 @@ _add("spontaneous-m2", "vae2", "spontaneous", SPONTANEOUS_M2)
 _add("spontaneous-m3-kl", "vae3", "spontaneous", SPONTANEOUS_M3_KL)
 _add("spontaneous-m3-prior", "vae3", "spontaneous", SPONTANEOUS_M3_PRIOR, "prior")
 
+# -- classifiers: kind is the data they were published on, "faces" (FER2013's 48x48 grey ones) or "cifar" --------------
+
+PLAIN_TRAINING = {"init_scale": 1.0, "optimiser": "sgd", "momentum": 0.0, "l2": 0.0, "lr_decay": 1.0,
+                  "inverse_decay": 0.0, "patience": 0, "normalise": "standard", "flip": False, "class_weights": "none",
+                  "smoothing": 0.0, "alpha": 0.8, "subset": []}
+
+# "Neural networks for classification of facial expressions" (2019). Both nets saw pixels 0-255 and predicted one class;
+# the ones without -raw are the same on normalised pixels. Not given: how long the fully connected one was trained, and
+# how weights began (on raw pixels small ones collapse as published, He's overflow within some ten steps).
+MLP = {**PLAIN_TRAINING, "model": "mlp", "kind": "faces", "hidden": [1000, 1000], "keep_prob": 1.0, "momentum": 0.5,
+       "learning_rate": 1e-3, "inverse_decay": 1e-3, "batch_size": 10, "epochs": 30}
+MLP_CIFAR = {**PLAIN_TRAINING, "model": "mlp", "kind": "cifar", "hidden": [80, 80], "keep_prob": 1.0,
+             "normalise": "centred", "learning_rate": 1e-3, "lr_decay": 0.9, "batch_size": 10, "epochs": 30}
+CNN5 = {**PLAIN_TRAINING, "model": "cnn5", "kind": "faces", "hidden": [256, 128], "keep_prob": 0.5, "momentum": 0.9,
+        "learning_rate": 1e-3, "inverse_decay": 1e-5, "batch_size": 32, "epochs": 50}
+
+# A convolution-ReLU-pool net, with and without batch norm, with other optimisers, and taught by itself. Only Adam's
+# learning rate is given; the others' are the usual ones.
+CNN4 = {**PLAIN_TRAINING, "model": "cnn4", "kind": "faces", "filters": [32, 64, 96, 128], "hidden": 200,
+        "batch_norm": True, "optimiser": "adam", "learning_rate": 0.00127, "l2": 0.00172, "lr_decay": 0.95,
+        "batch_size": 50, "epochs": 40, "flip": True}
+CNN3 = {**{key: value for key, value in CNN4.items() if key != "batch_norm"}, "model": "cnn3", "filters": 32}
+
+for _name, _preset, _published in [
+    ("mlp-fer2013", MLP, {}),
+    ("mlp-raw", {**MLP, "normalise": "raw", "init_scale": 0.1}, {"validation": .25, "test": .248}),
+    ("mlp-cifar", MLP_CIFAR, {"train": .61, "validation": .45}),
+    ("mlp-cifar-overfit", {**MLP_CIFAR, "hidden": [40, 40], "batch_size": 20, "epochs": 20, "subset": [49, 1]},
+     {"train": 1.0}),
+    ("cnn5", CNN5, {}),
+    ("cnn5-raw", {**CNN5, "normalise": "raw", "init_scale": 0.1}, {"test": .244}),
+    ("cnn3", CNN3, {}),
+    ("cnn4", CNN4, {"validation": .607}),
+    ("cnn4-plain", {**CNN4, "batch_norm": False}, {}),
+    ("cnn4-sgd", {**CNN4, "optimiser": "sgd", "learning_rate": 0.01, "momentum": 0.9}, {}),
+    ("cnn4-adagrad", {**CNN4, "optimiser": "adagrad", "learning_rate": 0.01}, {}),
+    ("cnn4-rmsprop", {**CNN4, "optimiser": "rmsprop", "learning_rate": 0.001}, {}),
+    ("cnn4-distilled", {**CNN4, "distilled": True}, {}),
+]:
+    PRESETS[_name] = {key: list(value) if isinstance(value, list) else value for key, value in _preset.items()}
+    PUBLISHED[_name] = _published
+
 # The published best of each model: what `--model` alone means.
 BEST = {("vae1", "posed"): "posed-m1-5", ("vae2", "posed"): "posed-m2-3", ("vae3", "posed"): "posed-m3-kl-7",
         ("vae1", "spontaneous"): "spontaneous-m1-6", ("vae2", "spontaneous"): "spontaneous-m2-1",
-        ("vae3", "spontaneous"): "spontaneous-m3-prior-3"}
+        ("vae3", "spontaneous"): "spontaneous-m3-prior-3",
+        ("mlp", "faces"): "mlp-fer2013", ("mlp", "cifar"): "mlp-cifar", ("cnn3", "faces"): "cnn3",
+        ("cnn4", "faces"): "cnn4", ("cnn5", "faces"): "cnn5"}

@@ -70,14 +70,14 @@ def evaluate(run, *, progress=print):
         result["svm"]["not_converged"] += failures
     result["classes"] = details  # of the last one, the model
     result["active"] = usage(run.model, mu[faces.split["train"]], log_var[faces.split["train"]])
-    result = _without_nan(result)
+    result = without_nan(result)
     folder = Path(run.path) / "report"
     folder.mkdir(exist_ok=True)
-    _write(folder / "metrics.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    write(folder / "metrics.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     progress(format_tables(result))
     progress("drawing the pictures")
     for name, figure in pictures(run, spaces, result["active"]):
-        _write(folder / name, plots.png(figure))
+        write(folder / name, plots.png(figure))
     progress(f"report: {folder}")
     return result
 
@@ -210,22 +210,22 @@ def _representation_table(result):
     for row in result["representations"]:
         cells = [row["name"], str(row["dimensions"]), f"{row['C']:g}"]
         for split in ("validation", "test"):
-            cells += [_number(row[split][measure]) for measure in measures]
-            cells += [_number(row[split]["triplets"].get(level)) for level in levels]
+            cells += [three_digits(row[split][measure]) for measure in measures]
+            cells += [three_digits(row[split]["triplets"].get(level)) for level in levels]
         rows.append(cells)
     title = "Emotion by linear SVM" if posed else "Action units by linear SVM"
     title += ", share of satisfied triplets" * bool(levels) + " by confidence (vote difference)" * (len(levels) > 1)
     middle, end = 3 + len(heads), 3 + 2 * len(heads)
-    return title + "\n" + _columns(rows, spans=[("validation", 3, middle), ("test", middle, end)])
+    return title + "\n" + aligned(rows, spans=[("validation", 3, middle), ("test", middle, end)])
 
 
 def _class_table(result):
     posed = result["kind"] == "posed"
     keys = ["precision", "recall", "f1"] + ["auc"] * (not posed)
     rows = [["", "faces" if posed else "present", "precision", "recall", "F1"] + ["AUC"] * (not posed)]
-    rows += [[row["class"], str(row["faces"])] + [_number(row[key]) for key in keys] for row in result["classes"]]
+    rows += [[row["class"], str(row["faces"])] + [three_digits(row[key]) for key in keys] for row in result["classes"]]
     title = f"Each {'emotion' if posed else 'unit'} on the test part by {result['representations'][-1]['name']}"
-    return title + "\n" + _columns(rows)
+    return title + "\n" + aligned(rows)
 
 
 def _confidences(result):
@@ -243,11 +243,12 @@ def _svm_note(svm):
     return text
 
 
-def _number(value):
+def three_digits(value):
+    """A number for a table, "-" where it is undefined."""
     return "-" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
-def _columns(rows, spans=()):
+def aligned(rows, spans=()):
     """Rows of cells as aligned text, the first column to the left, all others to the right.
 
     spans: (title, first column, column after the last) each, to stand in a line above, over their columns.
@@ -415,15 +416,16 @@ def _require_extra():
         raise NnliteError(missing_extra())
 
 
-def _without_nan(value):
+def without_nan(value):
     """The same with None for nan, which JSON does not know."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _write(path, data):
+def write(path, data):
+    """Writes the bytes, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -1,6 +1,6 @@
 """Run folders: what is in them, how one is begun and opened again.
 
-    config.json      model, preset, data, triplets, iterations, seed, dtype, settings
+    config.json      model, preset, data and what belongs to it, iterations, seed, dtype, settings
     metrics.jsonl    one JSON object a line: iteration, loss, iterations_per_second, validation values
     last.h5          the newest checkpoint, with the optimiser's state
     best.h5          the parameters with the best validation value
@@ -12,42 +12,28 @@ import pathlib
 import sys
 
 from . import __version__, checkpoint
-from .data import collection, landmarks, synthetic, triplets
 from .errors import NnliteError, expected
 from .experiments import EXPERIMENTS
 from .files import remove_leftovers, replacing
 from .ops import get_ops
 from .settings import KNOWN, check
 
-BUILT_IN = {"built-in posed": synthetic.posed, "built-in spontaneous": synthetic.spontaneous}
-
-
-def load_faces(data):
-    """The prepared Faces of a file or folder, or of a name in BUILT_IN."""
-    return landmarks.prepare(BUILT_IN[data]() if data in BUILT_IN else landmarks.read(pathlib.Path(data)), data)
-
-
-def load_triplets(source, faces):
-    """split -> Triplets: from a file; without one artificial triplets for posed faces, for spontaneous ones the
-    collection with simulated workers."""
-    if source:
-        return triplets.read(pathlib.Path(source), faces)
-    if faces.landmarks.kind == "posed":
-        return triplets.artificial_splits(faces)
-    return collection.collected_splits(faces)
-
-
-PROGRESS = "iteration", "best", "best_iteration", "loss_sum", "steps"   # what training needs to go on
-
 
 class Run:
-    """A run folder with its data and model: path, config, faces, triplets, experiment, model."""
+    """A run folder with its data and model: path, config, data, experiment, model."""
 
-    def __init__(self, path, config, faces, triplets, ops):
-        self.path, self.config, self.faces, self.triplets = pathlib.Path(path), config, faces, triplets
-        self.experiment = EXPERIMENTS[config["model"]](
-            config["settings"], faces, triplets, ops, dtype=config["dtype"], seed=config["seed"])
+    def __init__(self, path, config, data, ops):
+        self.path, self.config, self.data = pathlib.Path(path), config, data
+        self.experiment = EXPERIMENTS[config["model"]].from_config(config, data, ops)
         self.model = self.experiment.model
+
+    @property
+    def faces(self):
+        return self.data.faces
+
+    @property
+    def triplets(self):
+        return self.data.triplets
 
     def announce_other_machine(self):
         """Say so where the run goes on with other ops or threads than it began with: sums are then cut otherwise."""
@@ -75,7 +61,8 @@ class Run:
     def load_last(self):
         """The progress saved with last.h5, or None where there is none yet; metrics.jsonl is cut back to it."""
         path = self.path / "last.h5"
-        progress = checkpoint.load(path, self.model, self.experiment.optimiser, PROGRESS) if path.exists() else None
+        needed = ("iteration", "best", "best_iteration", *self.experiment.zero_sums)
+        progress = checkpoint.load(path, self.model, self.experiment.optimiser, needed) if path.exists() else None
         remove_leftovers(self.path)   # only now: a file that cannot be read leaves the folder as it was
         self._cut_metrics(int(progress["iteration"]) if progress else 0)
         return progress
@@ -84,7 +71,7 @@ class Run:
         checkpoint.save(self.path / "best.h5", self.model, **attributes)
 
     def load_best(self):
-        return checkpoint.load(self.path / "best.h5", self.model, None, ("iteration", "validation_elbo"))
+        return checkpoint.load(self.path / "best.h5", self.model, None, ("iteration", self.experiment.criterion))
 
     # -- metrics -------------------------------------------------------------------------------------------------
 
@@ -109,10 +96,10 @@ class Run:
             pathlib.Path(temporary).write_text("".join(kept))
 
 
-def new_config(*, model, preset, data, triplets, faces, settings, seed, dtype, device):
-    return {"nnlite": __version__, "device": device, "model": model, "preset": preset, "data": data, "faces": faces,
-            "triplets": triplets, "iterations": settings["iterations"], "seed": seed, "dtype": dtype,
-            "settings": settings}
+def new_config(*, model, preset, task, settings, seed, dtype, device):
+    """task: data, and what else the experiment wants to find again."""
+    return {"nnlite": __version__, "device": device, "model": model, "preset": preset, **task,
+            "iterations": settings["iterations"], "seed": seed, "dtype": dtype, "settings": settings}
 
 
 def read_config(path):
@@ -122,34 +109,33 @@ def read_config(path):
         raise expected(str(path.parent), "a run folder with a config.json", "none")
     try:
         config = json.loads(path.read_text())
-        absent = {"model", "data", "triplets", "seed", "dtype", "settings"} - {*config}
-        absent = absent or {*KNOWN, "model"} - {*config["settings"]}
+        model = config["model"]
+        if model not in EXPERIMENTS:
+            raise expected(str(path), "a model of " + ", ".join(EXPERIMENTS), f"'{model}'")
+        kinds = {"data": str, "preset": str, "seed": int, "dtype": str, "settings": dict,
+                 **EXPERIMENTS[model].config_kinds}
+        absent = {*kinds} - {*config} or {*KNOWN[model], "model"} - {*config["settings"]}
+    except KeyError:
+        raise expected(str(path), "the settings of a run, 'model' among them", "none") from None
     except (ValueError, TypeError) as error:
+        if isinstance(error, NnliteError):
+            raise
         raise expected(str(path), "the settings of a run", f"a file that cannot be read ({error})") from None
-    kinds = {"model": str, "preset": str, "data": str, "seed": int, "dtype": str, "triplets": (str, type(None))}
-    wrong = [key for key, kind in kinds.items() if not absent and not isinstance(config.get(key), kind)]
+    wrong = [key for key, kind in kinds.items() if not absent and not isinstance(config[key], kind)]
     if wrong:
-        raise expected(path, f"a usable '{wrong[0]}'", repr(config.get(wrong[0])))
+        raise expected(path, f"a usable '{wrong[0]}'", repr(config[wrong[0]]))
     if absent:
         raise expected(str(path), f"the settings of a run, '{min(absent)}' among them", "none")
-    if config["model"] not in EXPERIMENTS:
-        raise expected(str(path), "a model of " + ", ".join(EXPERIMENTS), f"'{config['model']}'")
-    for key in KNOWN:
-        check(key, config["settings"][key], f"{path}: {key}")
+    for key in KNOWN[model]:
+        check(model, key, config["settings"][key], f"{path}: {key}")
     return config
 
 
 def open_run(path, device="auto"):
     """The Run in a folder, with data and model as config.json says, parameters not yet loaded."""
     config = read_config(path)
-    data, features = config["data"], config["settings"]["decoder"][-1]
     ops = get_ops(device)
-    faces = load_faces(data)
-    if len(faces.x) != config.get("faces", len(faces.x)):
-        raise expected(data, f"the {config['faces']} faces that the run was begun with", f"{len(faces.x)}")
-    if faces.x.shape[1] != features:
-        raise expected(data, f"faces of {features} numbers, as the run was begun with", f"{faces.x.shape[1]}")
-    return Run(path, config, faces, load_triplets(config["triplets"], faces), ops)
+    return Run(path, config, EXPERIMENTS[config["model"]].load(config), ops)
 
 
 def check_free(path):

@@ -5,32 +5,73 @@ import difflib
 import math
 
 from .errors import NnliteError, expected
-from .presets import BEST, PRESETS
+from .optim import OPTIMISERS
+from .presets import PRESETS
 
-# Every setting: its type and what it must satisfy, in words and as a test.
+# Every setting of a task: its type and what it must satisfy, in words and as a test.
 POSITIVE = ("a finite number above 0", lambda v: 0 < v < math.inf)
+NOT_NEGATIVE = ("a finite number of at least 0", lambda v: 0 <= v < math.inf)
 LARGEST = 100_000   # a layer or a number of samples beyond that is a slip of the hand
 SIZES = (f"a list of sizes, each from 1 to {LARGEST}",
          lambda v: len(v) > 0 and all(type(n) is int and 1 <= n <= LARGEST for n in v))
+SIZE = (f"a whole number from 1 to {LARGEST}", lambda v: 1 <= v <= LARGEST)
 COUNT = ("a whole number of at least 1", lambda v: v >= 1)
-SAMPLES = (f"a whole number from 1 to {LARGEST}", lambda v: 1 <= v <= LARGEST)
-KNOWN = {
+PROBABILITY = ("a probability above 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def one_of(*names):
+    return " or ".join(repr(name) for name in names), lambda v: v in names
+
+
+FACES = {
     "encoder": (list, *SIZES),
     "decoder": (list, *SIZES),
     "reconstruction_variance": (float, *POSITIVE),
     "topological_variance": (float, *POSITIVE),
     "anneal": (int, "a number of iterations, 0 for none", lambda v: v >= 0),
-    "anneal_mode": (str, "'kl' or 'prior'", lambda v: v in ("kl", "prior")),
+    "anneal_mode": (str, *one_of("kl", "prior")),
     "learning_rate": (float, *POSITIVE),
-    "keep_prob": (float, "a probability above 0 and at most 1", lambda v: 0 < v <= 1),
+    "keep_prob": (float, *PROBABILITY),
     "batch_size": (int, *COUNT),
     "triplet_batch": (int, *COUNT),
-    "samples": (int, *SAMPLES),
-    "triplet_samples": (int, *SAMPLES),
+    "samples": (int, *SIZE),
+    "triplet_samples": (int, *SIZE),
     "iterations": (int, *COUNT),
     "validate_every": (int, *COUNT),
     "checkpoint_every": (int, *COUNT),
 }
+LABELS = {
+    "init_scale": (float, *POSITIVE),                                          # times the layers' own first weights
+    "optimiser": (str, "one of " + ", ".join(OPTIMISERS), lambda v: v in OPTIMISERS),
+    "learning_rate": (float, *POSITIVE),
+    "momentum": (float, "a number from 0 to below 1", lambda v: 0 <= v < 1),   # of sgd
+    "l2": (float, *NOT_NEGATIVE),                                              # of weights, not of biases and norms
+    "lr_decay": (float, "a factor above 0 and at most 1", lambda v: 0 < v <= 1),   # each epoch
+    "inverse_decay": (float, *NOT_NEGATIVE),                                       # rate / (1 + decay iteration)
+    "batch_size": (int, *COUNT),
+    "epochs": (int, *COUNT),
+    "patience": (int, "a number of epochs, 0 for no early stopping", lambda v: v >= 0),
+    "normalise": (str, *one_of("standard", "centred", "raw")),
+    "flip": (bool, "True or False", lambda v: True),
+    "class_weights": (str, *one_of("none", "balanced")),
+    "smoothing": (float, "a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "alpha": (float, "a number from 0 to 1", lambda v: 0 <= v <= 1),               # the labels' part beside a teacher
+    "subset": (list, "[] or [training images, validation images]",
+               lambda v: len(v) in (0, 2) and all(type(n) is int and n >= 1 for n in v)),
+    "iterations": (int, *COUNT),
+    "validate_every": (int, *COUNT),
+    "checkpoint_every": (int, *COUNT),
+}
+# What a classifier's constructor takes beside shape and classes.
+SHAPES = {
+    "mlp": {"hidden": (list, *SIZES), "keep_prob": (float, *PROBABILITY)},
+    "cnn3": {"filters": (int, *SIZE), "hidden": (int, *SIZE)},
+    "cnn4": {"filters": (list, *SIZES), "hidden": (int, *SIZE), "batch_norm": (bool, "True or False", lambda v: True)},
+    "cnn5": {"hidden": (list, *SIZES), "keep_prob": (float, *PROBABILITY)},
+}
+# Model -> its settings.
+KNOWN = {**dict.fromkeys(("vae1", "vae2", "vae3"), FACES),
+         **{model: {**shape, **LABELS} for model, shape in SHAPES.items()}}
 
 
 def nearest(name, names):
@@ -39,48 +80,44 @@ def nearest(name, names):
     return f" (nearest: {close[0]})" if close else ""
 
 
-def choose_preset(name, model, kind):
-    """The name of the preset to run, and a copy of its settings.
+def choose_preset(name, model):
+    """A copy of the settings of the preset `name`.
 
-    name: None means the published best of the model for that kind of data ("posed" or "spontaneous").
-    Raises NnliteError for an unknown name, or one of another model or kind of data.
+    Raises NnliteError for an unknown name, or one of another model.
     """
-    if name is None:
-        name = BEST[model, kind]
     if name not in PRESETS:
         raise expected("--preset", "a name that --list-presets prints", f"'{name}'{nearest(name, PRESETS)}")
     preset = PRESETS[name]
     if preset["model"] != model:
         raise expected("--preset", f"a preset of {model}", f"'{name}' of {preset['model']}")
-    if preset["kind"] != kind:
-        raise expected("--preset", f"a preset for {kind} data", f"'{name}' for {preset['kind']} data")
-    return name, {key: list(value) if isinstance(value, list) else value for key, value in preset.items()}
+    return {key: list(value) if isinstance(value, list) else value for key, value in preset.items()}
 
 
-def apply(settings, assignments):
+def apply(model, settings, assignments):
     """settings with the `key=value` strings of assignments put over it; each is checked. Returns the keys set."""
-    keys = []
+    known, keys = KNOWN[model], []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise expected("--set", "key=value", f"'{assignment}'")
-        if key not in KNOWN:
-            raise expected("--set", "a known setting", f"'{key}'{nearest(key, KNOWN)}")
-        settings[key] = check(key, _parse(text), f"--set {key}")
+        if key not in known:
+            raise expected("--set", f"a known setting of {model}", f"'{key}'{nearest(key, known)}")
+        settings[key] = check(model, key, parse(text), f"--set {key}")
         keys.append(key)
     return keys
 
 
-def _parse(text):
+def parse(text):
+    """What the text of a setting means: a Python literal, or the text itself."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, TypeError, SyntaxError):
         return text.strip()
 
 
-def check(key, value, where):
-    """value in the setting's type, or NnliteError, which begins with `where`."""
-    kind, words, test = KNOWN[key]
+def check(model, key, value, where):
+    """value in the type of the model's setting, or NnliteError, which begins with `where`."""
+    kind, words, test = KNOWN[model][key]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():

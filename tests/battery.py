@@ -14,11 +14,21 @@ class Row(NamedTuple):
     shapes: object           # (N, D, K) -> the input shapes, N the batch
     linear: bool = False     # linear in x, up to a constant: has the adjoint test
     noisy: bool = False      # draws random numbers in training
-    any_width: bool = False  # takes any shape, so that no shape is wrong
+    any_width: bool = False  # takes any number of channels, so that no such number is wrong
+    mixes: bool = False      # in training a row of y depends on the other rows of x
+    kinks: bool = False      # a kink may fall inside a step of the gradient check, wherever x lies
+    rounding: float = 0.0    # what float32 may be off by, times the largest number of a result
 
 
 def one(N, D, K):
     return [(N, D)]
+
+
+def image(N, D, K):
+    return [(N, 5, 6, D)]
+
+
+WINOGRAD = 2e-5   # a convolution may sum in another order than its definition: see test_conv.py
 
 
 ROWS = {
@@ -48,4 +58,39 @@ ROWS = {
     "Residual": Row(nl.Residual, lambda D, K: nl.Residual(nl.Sequential(nl.Linear(D, K), nl.Tanh(), nl.Linear(K, D))),
                     one),
     "Concat": Row(nl.Concat, lambda D, K: nl.Concat(nl.Linear(D, K), nl.Sigmoid(), nl.Linear(D, 2)), one),
+    "Conv2d": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, 3, padding=1), image, linear=True, rounding=WINOGRAD),
+    "Conv2d without padding and bias": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, 3, bias=False), image, linear=True,
+                                           rounding=WINOGRAD),
+    "Conv2d 1x1": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, 1), image, linear=True, rounding=WINOGRAD),
+    "Conv2d 5x5": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, 5, padding=2), image, linear=True, rounding=WINOGRAD),
+    "Conv2d with strides": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, (3, 2), stride=2, padding=1), image,
+                               linear=True, rounding=WINOGRAD),
+    "Conv2d with gaps between windows": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, 2, stride=3), image, linear=True,
+                                            rounding=WINOGRAD),
+    "Conv2d with dilation": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, 3, padding=(2, 1), dilation=2), image,
+                                linear=True, rounding=WINOGRAD),
+    "Conv2d in groups": Row(nl.Conv2d, lambda D, K: nl.Conv2d(2 * D, 2 * K, 3, padding=1, groups=2),
+                            lambda N, D, K: [(N, 5, 6, 2 * D)], linear=True, rounding=WINOGRAD),
+    "Conv2d with ReLU": Row(nl.Conv2d, lambda D, K: nl.Conv2d(D, K, (2, 3), relu=True), image, kinks=True,
+                            rounding=WINOGRAD),
+    "DepthwiseConv2d": Row(nl.DepthwiseConv2d, lambda D, K: nl.DepthwiseConv2d(D, 3, padding=1), image, linear=True,
+                           rounding=WINOGRAD),
+    "DepthwiseConv2d with strides": Row(
+        nl.DepthwiseConv2d, lambda D, K: nl.DepthwiseConv2d(D, (5, 3), stride=2, padding=(2, 1), bias=False), image,
+        linear=True, rounding=WINOGRAD),
+    "MaxPool2d": Row(nl.MaxPool2d, lambda D, K: nl.MaxPool2d(2), image, any_width=True),
+    "MaxPool2d with overlap": Row(nl.MaxPool2d, lambda D, K: nl.MaxPool2d(3, stride=2, padding=1), image,
+                                  any_width=True),
+    "AvgPool2d": Row(nl.AvgPool2d, lambda D, K: nl.AvgPool2d(2), image, linear=True, any_width=True),
+    "AvgPool2d with overlap": Row(nl.AvgPool2d, lambda D, K: nl.AvgPool2d((3, 2), stride=(2, 1)), image, linear=True,
+                                  any_width=True),
+    "GlobalAvgPool": Row(nl.GlobalAvgPool, lambda D, K: nl.GlobalAvgPool(), image, linear=True, any_width=True),
+    # At least four rows: with one the variance is zero, and with two so is nearly all of dx.
+    "BatchNorm": Row(nl.BatchNorm, lambda D, K: nl.BatchNorm(D), lambda N, D, K: [(4 * N, D)], mixes=True),
+    "BatchNorm of images": Row(nl.BatchNorm, lambda D, K: nl.BatchNorm(D, eps=0.1, momentum=0.3), image, mixes=True),
+    "BatchNorm with ReLU": Row(nl.BatchNorm, lambda D, K: nl.BatchNorm(D, activation="relu"), image, mixes=True,
+                               kinks=True),
+    "BatchNorm with SiLU": Row(nl.BatchNorm, lambda D, K: nl.BatchNorm(D, activation="silu"), image, mixes=True),
+    "NormPool": Row(nl.NormPool, lambda D, K: nl.NormPool(D), image, mixes=True, kinks=True),
+    "Flatten": Row(nl.Flatten, lambda D, K: nl.Flatten(), image, linear=True, any_width=True),
 }

@@ -189,8 +189,6 @@ class RawModule:
         return launch
 
 
-
-
 def argument(value):
     """Its kind (pointer, integer, float) and the bytes that a launch passes."""
     if isinstance(value, Array):
@@ -354,10 +352,10 @@ def emulated_cuda():
     sys.modules["cupy"], sys.modules["cupyx"] = fake_cupy()
     try:
         package = importlib.import_module("nnlite.ops.cuda")
-        kernels = importlib.import_module("nnlite.ops.cuda.kernels")
+        kernels, images = (importlib.import_module(f"nnlite.ops.cuda.{name}") for name in ("kernels", "images"))
         importlib.import_module("nnlite.ops.cuda.blas").load = CublasLibrary
-        kernels.NULL, kernels.NO_KEY, package.NULL = NULL, (*kernels.NO_KEY[:3], NULL), NULL
-        package.NO_KEY = kernels.NO_KEY
+        kernels.NULL = images.NULL = NULL
+        kernels.NO_KEY = package.NO_KEY = *kernels.NO_KEY[:3], NULL
         yield package.CudaOps
     finally:
         for name in [name for name in sys.modules if any(name == own or name.startswith(own + ".") for own in ours)]:

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 import nnlite.ops.cpu  # noqa: F401  BLAS on one thread in every process: the order of sums depends on it
-from nnlite import report, runs, train
-from nnlite.data import landmarks, synthetic
-from nnlite.experiments import FaceExperiment
+from nnlite import report, report_labels, runs, train
+from nnlite.data import images, landmarks, synthetic
+from nnlite.experiments import FaceExperiment, LabelExperiment
 from nnlite.ops import get_ops
 
 SMALL = {"batch_size": 16, "triplet_batch": 4, "samples": 2, "triplet_samples": 2}
@@ -42,10 +42,48 @@ def options(data, out=None, model="vae3", device="reference", **settings):
 
 def make_run(data, out, **settings):
     """A Run that is begun, as the command would."""
-    config, faces, triplets = train.resolve(train.parser().parse_args(options(data, out, **settings)))
-    run = runs.Run(out, config, faces, triplets, get_ops("reference"))
+    return begun(options(data, out, **settings), out)
+
+
+def begun(words, out):
+    run = runs.Run(out, *train.resolve(train.parser().parse_args([str(word) for word in words])), get_ops("reference"))
     run.begin()
     return run
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+
+NET = {"mlp": {"hidden": [9, 8]}, "cnn3": {"filters": 3, "hidden": 9}, "cnn4": {"filters": [4, 5], "hidden": 9},
+       "cnn5": {"hidden": [9, 8]}}
+SIDE = {"mlp": 8, "cnn3": 8, "cnn4": 8, "cnn5": 16}   # pixels that the poolings leave something of
+
+
+def image_set(classes=("round", "square", "cross"), n=60, side=8, channels=1, seed=0):
+    """Images in which each class has a bright column of its own, in noise: 3/5 train, 1/5 validation, 1/5 test."""
+    chance = np.random.default_rng(seed)
+    labels = np.arange(n) % len(classes)
+    pixels = chance.integers(0, 180, (n, side, side, channels))
+    pixels[np.arange(n), :, labels] += 70
+    rows, split, first = chance.permutation(n), {}, 0
+    for part, count in (("train", n - 2 * (n // 5)), ("validation", n // 5), ("test", n // 5)):
+        split[part] = np.sort(rows[first:first + count]).astype(np.int32)
+        first += count
+    return images.ImageSet(pixels.astype(np.uint8), labels.astype(np.int32), tuple(classes), split, "images of a test")
+
+
+def image_file(path, **named):
+    images.write(path, image_set(**named))
+    return path
+
+
+def label_options(data, out=None, model="cnn4", device="reference", extra=(), **settings):
+    """The command line of a small run of a classifier."""
+    words = ["--model", model, "--data", str(data), "--device", device] + (["--out", str(out)] if out else [])
+    assignments = [f"{key}={value}" for key, value in {**NET[model], "batch_size": 10, **settings}.items()]
+    return words + [word for assignment in assignments for word in ("--set", assignment)] + [*map(str, extra)]
+
+
+# -- what a run leaves -------------------------------------------------------------------------------------------------
 
 
 def snapshot(folder):
@@ -89,7 +127,7 @@ def work(arguments, output, kill_at):
     stream = open(output, "w", buffering=1)
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
-    report.evaluate = lambda run: print("evaluated")
+    report.evaluate = report_labels.evaluate = lambda run: print("evaluated")
     if kill_at:
         place, number = kill_at
         POINTS[place](Countdown(number))
@@ -135,9 +173,14 @@ def _half_a_file(countdown):
     _around(h5py.Group, "__setitem__", after=countdown)
 
 
+def _step(**when):
+    for experiment in (FaceExperiment, LabelExperiment):
+        _around(experiment, "step", **when)
+
+
 POINTS = {
-    "before a step": lambda countdown: _around(FaceExperiment, "step", before=countdown),
-    "behind a step": lambda countdown: _around(FaceExperiment, "step", after=countdown),
+    "before a step": lambda countdown: _step(before=countdown),
+    "behind a step": lambda countdown: _step(after=countdown),
     "before renaming": lambda countdown: _around(os, "replace", before=countdown),
     "behind renaming": lambda countdown: _around(os, "replace", after=countdown),
     "half a file": _half_a_file,

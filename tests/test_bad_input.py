@@ -8,8 +8,8 @@ import pytest
 
 from nnlite import evaluate, train
 from nnlite.data import triplets as triplet_files
+from nnlite.experiments.face_options import load_faces
 from nnlite.ops import _cuda_problem
-from nnlite.runs import load_faces
 from small_runs import SIZES, make_run, options, posed_file, snapshot
 
 
@@ -185,7 +185,7 @@ def test_preset_for_another_kind_of_data(good, folder, capsys):
 
 
 def test_nothing_to_train(folder, capsys):
-    refused([], folder, capsys, "--model", "vae1, vae2, vae3", "got none")
+    refused([], folder, capsys, "--model", "vae1, vae2, vae3", "cnn4", "got none")
 
 
 @pytest.mark.parametrize("assignment, words", [

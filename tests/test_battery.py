@@ -21,7 +21,7 @@ def make(name, ops, dtype="float64", seed=3, size=(D, K)):
     layer = ROWS[name].make(*size).build(ops, dtype=dtype, seed=seed)
     # Away from 0 and 1, where a forgotten bias or scale would not show.
     start = ops.to_host(layer.parameters.values)
-    ops.copy_into(layer.parameters.values, start + 0.1 * Draws(1).normal("p", start.shape))
+    ops.copy_into(layer.parameters.values, start + 0.1 * Draws(seed).normal("p", start.shape))
     return layer
 
 
@@ -43,12 +43,13 @@ def step(layer, xs, ops):
     return [np.array(ops.to_host(array)) for array in arrays]
 
 
-def assert_same(results, others, dtype, factor=1):
+def assert_same(results, others, name, dtype, factor=1):
     assert len(results) == len(others)
+    rounding = ROWS[name].rounding if dtype == "float32" else 0
     for a, b in zip(results, others):
         assert a.dtype == b.dtype and a.shape == b.shape
-        tolerance = CLOSE[dtype]
-        np.testing.assert_allclose(a, b, rtol=factor * tolerance["rtol"], atol=factor * tolerance["atol"])
+        atol = factor * CLOSE[dtype]["atol"] + rounding * np.abs(b).max(initial=0)
+        np.testing.assert_allclose(a, b, rtol=factor * CLOSE[dtype]["rtol"], atol=atol)
 
 
 def test_every_layer_has_a_row():
@@ -60,9 +61,20 @@ def test_every_layer_has_a_row():
 
 # -- gradients --------------------------------------------------------------------------------------------------------
 
+def check(name, ops, size=(N, D, K), seed=0, direction=False):
+    """The report; where a kink may have fallen inside a step, that of another seed: a wrong layer fails with each."""
+    row = ROWS[name]
+    for number in range(3 if row.kinks else 1):
+        report = check_layer(row.make(*size[1:]), *row.shapes(*size), seed=seed + 1001 * number, ops=ops,
+                             direction=direction)
+        if report.ok:
+            break
+    return report
+
+
 @every_row
 def test_gradients(name, ops):
-    report = check_layer(ROWS[name].make(D, K), *ROWS[name].shapes(N, D, K), ops=ops)
+    report = check(name, ops)
     assert report.ok, str(report)
     assert len(report.findings) == len(ROWS[name].shapes(N, D, K)) + len(make(name, ops).parameters.table)
 
@@ -75,9 +87,8 @@ sizes = st.tuples(st.integers(1, 9), st.integers(1, 19), st.integers(1, 17))
 @given(size=sizes, seed=st.integers(0, 1000))
 def test_gradients_for_any_shape(name, size, seed):
     """Batch 1 and odd sizes, which reach the tails of the kernels; along one random direction for each array."""
-    row = ROWS[name]
     for ops in (get_ops("reference"), get_ops("cpu")):
-        report = check_layer(row.make(*size[1:]), *row.shapes(*size), seed=seed, ops=ops, direction=True)
+        report = check(name, ops, size, seed, direction=True)
         # A mask or a ReLU may leave nothing of a few numbers; the check then says that it checked nothing.
         few = size[0] * min(size[1:]) <= 4
         wrong = [finding for finding in report.findings
@@ -121,12 +132,15 @@ def test_shape_and_dtype(name, dtype, ops):
 @every_row
 @both_dtypes
 def test_batch_of_one_is_the_first_of_many(name, dtype, ops):
-    """Rows do not mix, and the noise of a row does not depend on how many follow it."""
+    """Rows do not mix, and the noise of a row does not depend on how many follow it. Where they mix in training they
+    do not in evaluation."""
     layer, xs = make(name, ops, dtype), draw(name, ops, dtype)
+    layer.forward(*xs, train=True)     # moves running statistics, where there are some
+    train = not ROWS[name].mixes
     ones = [ops.asarray(ops.to_host(x)[:len(x) // N], dtype) for x in xs]
-    first = np.array(ops.to_host(layer.forward(*ones, train=True)))
-    many = ops.to_host(layer.forward(*xs, train=True))
-    np.testing.assert_allclose(first, many[:len(first)], **CLOSE[dtype])
+    first = np.array(ops.to_host(layer.forward(*ones, train=train)))
+    many = ops.to_host(layer.forward(*xs, train=train))
+    assert_same([first], [many[:len(first)]], name, dtype)
 
 
 @every_row
@@ -143,7 +157,7 @@ def test_read_only_inputs(name, ops):
     dy.flags.writeable = False
     dx = layer.backward(dy)
     arrays = [y, *(dx if isinstance(dx, tuple) else (dx,)), layer.parameters.grads]
-    assert_same(arrays, expected, "float64")
+    assert_same(arrays, expected, name, "float64")
 
 
 @every_row
@@ -156,7 +170,7 @@ def test_non_contiguous_inputs(name, dtype, ops):
     y = layer.forward(*strided, train=True)
     dx = layer.backward(non_contiguous(draw_dy(y, ops), ops))
     arrays = [y, *(dx if isinstance(dx, tuple) else (dx,)), layer.parameters.grads]
-    assert_same([np.array(ops.to_host(a)) for a in arrays], expected, dtype)
+    assert_same([np.array(ops.to_host(a)) for a in arrays], expected, name, dtype)
 
 
 def non_contiguous(x, ops):
@@ -195,6 +209,8 @@ def test_save_and_load(name, ops):
     assert [entry[:4] for entry in layer.parameters.table] == [entry[:4] for entry in other.parameters.table]
     assert list(layer.state) == list(other.state)
     ops.copy_into(other.parameters.values, np.array(ops.to_host(layer.parameters.values)))
+    if layer.state:
+        assert not np.array_equal(ops.to_host(other.forward(*xs)), ops.to_host(layer.forward(*xs)))
     for key, value in layer.state.items():
         ops.copy_into(other.state[key], np.array(ops.to_host(value)))
     if name == "GaussianSample":       # draws in evaluation too, from the seed
@@ -216,10 +232,35 @@ def test_same_result_in_every_ops(name, dtype, size, fast_ops):
         layer.rng.set_step(2 ** 33 + 5)
     factor = 1 if size[0] == N else 20    # sums of more terms, in another order
     assert_same(step(fast, draw(name, fast_ops, dtype, size), fast_ops),
-                step(slow, draw(name, reference, dtype, size), reference), dtype, factor)
+                step(slow, draw(name, reference, dtype, size), reference), name, dtype, factor)
+    states = [[np.array(layer.ops.to_host(value)) for value in layer.state.values()] for layer in (fast, slow)]
+    assert_same(*states, name, dtype, factor)
     evaluated = [np.array(layer.ops.to_host(layer.forward(*draw(name, layer.ops, dtype, size))))
                  for layer in (fast, slow)]
-    assert_same(evaluated[:1], evaluated[1:], dtype, factor)
+    assert_same(evaluated[:1], evaluated[1:], name, dtype, factor)
+
+
+@every_row
+def test_a_captured_step_is_the_step(name):
+    """With other data at the same places. An op that a captured step does not write down would give the old y."""
+    ops = get_ops("cpu")
+    layer, plain, xs = make(name, ops), make(name, ops), draw(name, ops)
+    dy = np.array(draw_dy(layer.forward(*xs), ops))
+
+    def run(layer):
+        layer.zero_grad()
+        y = layer.forward(*xs, train=True)
+        dx = layer.backward(dy)
+        return [y, *(dx if isinstance(dx, tuple) else (dx,))]
+
+    captured = ops.capture(lambda: run(layer))
+    for number in range(4):
+        for i, array in enumerate((*xs, dy)):
+            array[...] = Draws(20 + number).normal(f"array {i}", array.shape)
+        got = [*captured(), layer.parameters.grads, *layer.state.values()]
+        wanted = [*run(plain), plain.parameters.grads, *plain.state.values()]
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @every_row

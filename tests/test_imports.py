@@ -10,7 +10,8 @@ import pytest
 import nnlite
 
 ROOT = Path(nnlite.__file__).parent
-COMMANDS = {"nnlite.train", "nnlite.evaluate", "nnlite.collect", "nnlite.gradcheck", "nnlite.search"}
+COMMANDS = {"nnlite.train", "nnlite.evaluate", "nnlite.collect", "nnlite.gradcheck", "nnlite.search",
+            "nnlite.predict"}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

@@ -234,3 +234,154 @@ def test_a_triplet_that_is_satisfied_costs_less(ops):
 def test_wrong_shapes(call, words, ops):
     with pytest.raises(NnliteError, match=words):
         call(ops, lambda *shape: ops.zeros(shape, "float64"))
+
+
+# -- softmax cross entropy --------------------------------------------------------------------------------------------
+
+def naive_cross_entropy(z, labels, class_weight, smoothing, soft, alpha):
+    """Sum by sum, with math.exp and math.log; the gradient as w / V (p - t)."""
+    N, K = z.shape
+    weights = [1.0 if class_weight is None else float(class_weight[labels[i]]) for i in range(N)]
+    total, gradient = 0.0, np.zeros(z.shape)
+    for i in range(N):
+        row = [float(value) for value in z[i]]
+        exponentials = [math.exp(value - max(row)) for value in row]
+        log_p = [value - max(row) - math.log(sum(exponentials)) for value in row]
+        target = [smoothing / K + (1 - smoothing if k == labels[i] else 0.0) for k in range(K)]
+        cost = -alpha * sum(t * lp for t, lp in zip(target, log_p))
+        aim = [alpha * t for t in target]
+        if soft is not None:
+            q = [float(value) for value in soft[i]]
+            cost += (1 - alpha) * sum(a * (math.log(a) - lp) for a, lp in zip(q, log_p) if a > 0)
+            aim = [t + (1 - alpha) * a for t, a in zip(aim, q)]
+        total += weights[i] * cost
+        for k in range(K):
+            gradient[i, k] = weights[i] / sum(weights) * (math.exp(log_p[k]) - aim[k])
+    return total / sum(weights), gradient
+
+
+def probabilities(N, K, dtype="float64"):
+    """Rows that sum to 1; where there are more than two classes, the label-free first class of each second row is 0."""
+    q = np.random.default_rng([9, N, K]).uniform(0.1, 1, (N, K))
+    q[::2, :1] *= K < 3
+    return (q / q.sum(1, keepdims=True)).astype(dtype)
+
+
+def entropy_inputs(N, K, dtype="float64", scale=2.0):
+    logits = (scale * random(N, K)).astype(dtype)
+    labels = np.random.default_rng([N, K]).integers(0, K, N).astype("int32")
+    weight = np.random.default_rng(K).uniform(0.2, 3, K).astype(dtype)
+    return logits, labels, weight, probabilities(N, K, dtype)
+
+
+# name: (weighted, smoothing, distilled, alpha)
+KINDS = {"plain": (False, 0.0, False, 1.0), "class weights": (True, 0.0, False, 1.0),
+         "smoothing": (False, 0.1, False, 1.0), "smoothing and class weights": (True, 0.3, False, 1.0),
+         "soft targets alone": (False, 0.0, True, 0.0), "distillation": (False, 0.0, True, 0.3),
+         "all together": (True, 0.2, True, 0.6)}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def options(kind, weight, soft, give=lambda array: array):
+    weighted, smoothing, distilled, alpha = KINDS[kind]
+    return dict(class_weight=give(weight) if weighted else None, smoothing=smoothing,
+                soft=give(soft) if distilled else None, alpha=alpha)
+
+
+@every_kind
+@pytest.mark.parametrize("N, K", [(1, 1), (1, 7), (5, 1), (6, 2), (33, 7), (2, 1000), (70, 17)])
+@both_dtypes
+def test_cross_entropy_against_loops(kind, N, K, dtype, ops):
+    logits, labels, weight, soft = entropy_inputs(N, K, dtype)
+    arrays = [ops.asarray(array.copy()) for array in (logits, labels, weight, soft)]
+    value, dlogits = losses.softmax_cross_entropy(ops, *arrays[:2], **options(kind, *arrays[2:]))
+    wanted, gradient = naive_cross_entropy(logits, labels, **options(kind, weight, soft))
+    assert np.ndim(value) == 0 and np.asarray(ops.to_host(value)).dtype == "float64"
+    # A float32 row of soft targets sums to 1 only within its rounding.
+    assert float(value) == pytest.approx(wanted, rel=10 * REL[dtype], abs=REL[dtype])
+    assert dlogits.dtype == dtype and dlogits.shape == (N, K)
+    np.testing.assert_allclose(ops.to_host(dlogits), gradient, rtol=10 * REL[dtype], atol=REL[dtype] / N)
+    for array, before in zip(arrays, (logits, labels, weight, soft)):
+        np.testing.assert_array_equal(ops.to_host(array), before)
+
+
+@every_kind
+def test_cross_entropy_gradients(kind, ops):
+    logits, labels, weight, soft = entropy_inputs(5, 4)
+    chosen = options(kind, weight, soft, ops.asarray)
+    report = check_loss(lambda z: losses.softmax_cross_entropy(ops, z, ops.asarray(labels), **chosen), logits, ops=ops,
+                        title=kind)
+    assert report.ok, str(report)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(sorted(KINDS)), st.sampled_from(["float32", "float64"]))
+def test_cross_entropy_for_any_shape(N, K, kind, dtype):
+    logits, labels, weight, soft = entropy_inputs(N, K, dtype)
+    turned = np.asfortranarray(logits)
+    wanted, gradient = naive_cross_entropy(logits, labels, **options(kind, weight, soft))
+    for z in (logits, turned):
+        value, dlogits = losses.softmax_cross_entropy(get_ops("cpu"), z, labels, **options(kind, weight, soft))
+        assert float(value) == pytest.approx(wanted, rel=10 * REL[dtype], abs=REL[dtype])
+        np.testing.assert_allclose(dlogits, gradient, rtol=10 * REL[dtype], atol=REL[dtype] / N)
+
+
+@pytest.mark.parametrize("K", [1, 2, 1000])
+def test_equal_logits_cost_ln_K(K, ops):
+    for shift in (0.0, 1e4, -1e4):
+        logits, labels = ops.asarray(np.full((3, K), shift)), ops.asarray(np.array([0, K - 1, K // 2], "int32"))
+        value, dlogits = losses.softmax_cross_entropy(ops, logits, labels)
+        assert float(value) == pytest.approx(math.log(K), rel=1e-12, abs=1e-15)
+        wanted = (1 / K - (np.arange(K) == [[0], [K - 1], [K // 2]])) / 3
+        np.testing.assert_allclose(ops.to_host(dlogits), wanted, atol=1e-15)
+
+
+@pytest.mark.parametrize("large", [1e4, 3e38])
+@both_dtypes
+def test_large_logits_do_not_overflow(large, dtype, ops):
+    """Certain and right: cost 0, no gradient. Certain and wrong: the difference of the logits, gradient +-1/N."""
+    logits = ops.asarray(np.array([[large, 0, -large / 3], [0, large, 0], [0.0, 0, 0]]), dtype)
+    labels = ops.asarray(np.array([0, 2, 1], "int32"))
+    with np.errstate(over="raise", invalid="raise"):
+        value, dlogits = losses.softmax_cross_entropy(ops, logits, labels)
+    assert float(value) == pytest.approx((large + math.log(3)) / 3, rel=1e-6)
+    np.testing.assert_allclose(ops.to_host(dlogits), np.array([[0, 0, 0], [0, 1, -1], [1 / 3, -2 / 3, 1 / 3]]) / 3,
+                               atol=1e-7)
+
+
+@both_dtypes
+def test_a_net_that_agrees_with_its_teacher_costs_nothing(dtype, ops):
+    logits, labels, _, _ = entropy_inputs(6, 5)
+    soft = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    value, dlogits = losses.softmax_cross_entropy(ops, ops.asarray(logits, dtype), ops.asarray(labels),
+                                                  soft=ops.asarray(soft, dtype), alpha=0.0)
+    assert abs(float(value)) < 1e-6 and np.abs(ops.to_host(dlogits)).max() < 1e-7
+
+
+def test_a_class_of_weight_zero_does_not_count(ops):
+    logits, labels, weight, _ = entropy_inputs(20, 3)
+    weight[1] = 0
+    rows = labels != 1
+    assert 0 < rows.sum() < 20
+    value, dlogits = losses.softmax_cross_entropy(ops, ops.asarray(logits), ops.asarray(labels),
+                                                  class_weight=ops.asarray(weight))
+    wanted, gradient = naive_cross_entropy(logits[rows], labels[rows], weight, 0.0, None, 1.0)
+    assert float(value) == pytest.approx(wanted, rel=1e-12)
+    np.testing.assert_allclose(ops.to_host(dlogits)[rows], gradient, atol=1e-15)
+    assert not ops.to_host(dlogits)[~rows].any()
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(logits=(4,)), r"softmax_cross_entropy: expected logits \(N, K\), got \(4,\)"),
+    (dict(logits=(0, 3), labels=(0,)), r"expected logits \(N, K\), got \(0, 3\)"),
+    (dict(labels=(5,)), r"expected labels \(4,\) for logits \(4, 3\), got \(5,\)"),
+    (dict(labels=(4, 1)), r"expected labels \(4,\) for logits \(4, 3\), got \(4, 1\)"),
+    (dict(class_weight=(4,)), r"expected class_weight \(3,\) for logits \(4, 3\), got \(4,\)"),
+    (dict(soft=(4, 2)), r"expected soft \(4, 3\) for logits \(4, 3\), got \(4, 2\)"),
+    (dict(alpha=0.5), "expected soft targets for alpha below 1, got none"),
+])
+def test_cross_entropy_of_wrong_shapes(change, words, ops):
+    arguments = dict(logits=(4, 3), labels=(4,)) | change
+    arguments = {name: value if name == "alpha" else ops.zeros(value, "int32" if name == "labels" else "float64")
+                 for name, value in arguments.items()}
+    with pytest.raises(NnliteError, match=words):
+        losses.softmax_cross_entropy(ops, arguments.pop("logits"), arguments.pop("labels"), **arguments)

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import nnlite.ops.cpu as cpu
+from nnlite import layers as nl
+from nnlite import losses
 from nnlite.errors import NnliteError
 from nnlite.ops import get_ops
 from nnlite.ops.cpu import mathfun
 from nnlite.ops.reference import ACTIVATIONS, ReferenceOps
+from nnlite.optim import Adam
 from nnlite.rng import Key
 
 REFERENCE = get_ops("reference")
@@ -392,6 +395,137 @@ def test_triplets_do_not_overflow(fast, dtype):
         assert np.isfinite(ops.to_host(dz)).all() and np.abs(ops.to_host(dz)).max() == pytest.approx(1)
 
 
+# -- images and labels ------------------------------------------------------------------------------------------------
+
+CONV_CLOSE = {"float32": 2e-5, "float64": 1e-12}   # float32: the contract of test_conv.py
+
+
+@both_dtypes
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+@pytest.mark.parametrize("C", [1, 3])
+def test_image_batch(fast, dtype, kind, C):
+    """Mirrored where told, rows in any order and more than once; the kept data stays as it is."""
+    def work(ops, draws):
+        values = np.random.default_rng(C).integers(0, 256, (7, 5, 6, C))
+        images = draws.give(values, "uint8") if kind == "uint8" else draws.give(values / 255)
+        rows, flip = draws.give([3, 0, 0, 6, 1], "int32"), draws.give([0, 1, 0, 1, 255], "uint8")
+        shift, scale = draws.give(np.arange(C) + 0.3), draws.give(1 / (1.7 + np.arange(C)))
+        return (ops.image_batch(images, rows, flip, shift, scale, dtype),
+                ops.image_batch(images, rows[::-1], draws.give([0] * 5, "uint8"), shift, scale, dtype),
+                ops.image_batch(images[::2], draws.give([3], "int32"), draws.give([1], "uint8"), shift, scale, dtype))
+    agree(work, fast, dtype)
+
+
+@both_dtypes
+def test_image_batch_number_by_number(fast, dtype):
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 2)).astype("uint8")
+    rows, flip, shift, scale = [2, 0, 2], [0, 1, 1], [100.0, 120], [0.02, 0.01]
+    wanted = np.empty((3, 3, 5, 2))
+    for i, h, w, c in np.ndindex(wanted.shape):
+        column = 4 - w if flip[i] else w
+        wanted[i, h, w, c] = (float(images[rows[i], h, column, c]) - shift[c]) * scale[c]
+    for ops in (REFERENCE, fast):
+        got = ops.image_batch(ops.asarray(images), ops.asarray(rows, "int32"), ops.asarray(flip, "uint8"),
+                              ops.asarray(shift, dtype), ops.asarray(scale, dtype), dtype)
+        assert got.dtype == dtype
+        np.testing.assert_allclose(ops.to_host(got), wanted, rtol=0, atol=4 * CLOSE[dtype])
+
+
+@both_dtypes
+def test_hits_count_the_first_of_the_largest(fast, dtype):
+    """Rows 0 and 1 tie: only the first of the largest counts. Row 4: the largest is negative."""
+    logits = [[1, 3, 3], [1, 3, 3], [2, 2, 2], [0, 1, 2], [-3, -1, -2], [5, 4, 5]]
+    for labels, wanted in (([1, 2, 0, 2, 1, 0], 5), ([2, 2, 1, 0, 0, 2], 0), ([1, 1, 0, 2, 1, 0], 6)):
+        for ops in (REFERENCE, fast):
+            got = ops.hits(ops.asarray(logits, dtype), ops.asarray(labels, "int32"))
+            assert got.shape == () and got.dtype == "int64" and int(got) == wanted, ops.name
+
+
+@both_dtypes
+@pytest.mark.parametrize("N, K", [(1, 1), (1, 7), (5, 1), (70, 17), (1030, 10), (3, 1000)])
+def test_hits(fast, dtype, N, K):
+    def work(ops, draws):
+        logits, labels = draws("z", N, K), draws.give(np.arange(N) % K, "int32")
+        rounded = draws.give(np.round(np.random.default_rng(N).normal(size=(N, K))))
+        return ops.hits(logits, labels), ops.hits(rounded, labels), ops.hits(draws.turned("z", N, K), labels)
+    agree(work, fast, dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("N, K", [(1, 1), (1, 7), (5, 1), (70, 17), (1030, 10), (3, 1000)])
+def test_softmax_cross_entropy(fast, dtype, N, K):
+    def work(ops, draws):
+        logits, labels = draws("z", N, K), draws.give(np.arange(N) % K, "int32")
+        weight = draws.give(1 + np.arange(K) % 3)
+        soft = draws.give(np.full((N, K), 1 / K))
+        results = []
+        for z in (logits, draws.turned("z", N, K), draws.give(300 * np.random.default_rng(1).normal(size=(N, K)))):
+            results += ops.softmax_cross_entropy(z, labels, None, 1.0, None, 0.0)
+            results += ops.softmax_cross_entropy(z, labels, None, 1.0, weight, 0.1)
+            results += ops.softmax_cross_entropy(z, labels, soft, 0.3, weight, 0.2)
+        return map(float_or_array, results)
+    agree(work, fast, dtype, floor=1 / N)
+
+
+@both_dtypes
+@pytest.mark.parametrize("H, W, C, K", [(5, 7, 3, 4), (12, 11, 16, 17), (1, 1, 5, 2)])
+def test_convolutions(fast, dtype, H, W, C, K):
+    """Written and added gradients, with and without bias, ReLU and dx, on arrays in C order and not."""
+    def work(ops, draws):
+        x, W4, b = draws("x", 2, H, W, C), draws("W", 3, 3, C, K), draws("b", K)
+        dy, results = draws("dy", 2, H, W, K), []
+        one, turned = (1, 1), (draws.turned("x", 2, H, W, C), draws.turned("dy", 2, H, W, K))
+        for bias, relu, accumulate, need_dx in ((True, True, False, True), (False, False, True, True),
+                                                (True, False, True, False), (False, True, False, False)):
+            for a, d in ((x, dy), turned):
+                y = ops.conv2d(a, W4, b if bias else None, one, one, one, 1, relu)
+                dW, db = ops.zeros(W4.shape, dtype) + draws("dW", *W4.shape), ops.zeros((K,), dtype) + draws("db", K)
+                gates = draws.give(np.maximum(np.random.default_rng(2).normal(size=dy.shape), 0))
+                dx = ops.conv2d_backward(d, gates if relu else None, a, W4, dW, db if bias else None, one, one, one, 1,
+                                         accumulate, need_dx)
+                results += [y, dx, dW, db]
+        return results
+    agree(work, fast, dtype, close=CONV_CLOSE[dtype])
+
+
+@both_dtypes
+def test_gradients_of_images_that_are_written_may_have_held_anything(fast, dtype):
+    """Without accumulate NaN in dW, db and dg must not come through."""
+    def work(ops, draws):
+        x, dy, C = draws("x", 2, 6, 5, 3), draws("dy", 2, 6, 5, 3), 3
+        one, results = (1, 1), []
+        for shape, backward in (
+                ((3, 3, C, C), lambda W, dW, db: ops.conv2d_backward(dy, None, x, W, dW, db, one, one, one, 1, False,
+                                                                     True)),
+                ((3, 3, C), lambda W, dW, db: ops.depthwise_conv2d_backward(dy, x, W, dW, db, one, one, one, False,
+                                                                            True))):
+            dW, db = ops.zeros(shape, dtype) * math.nan, ops.zeros((C,), dtype) * math.nan
+            results += [backward(draws("W", *shape), dW, db), dW, db]
+        g, b, mean, inv_std = (draws(name, C) for name in ("g", "b", "mean", "inv_std"))
+        dg, db = ops.zeros((C,), dtype) * math.nan, ops.zeros((C,), dtype) * math.nan
+        results += [ops.batch_norm_backward(dy, x, mean, inv_std, g, b, dg, db, "silu", False), dg, db]
+        dg, db = ops.zeros((C,), dtype) * math.nan, ops.zeros((C,), dtype) * math.nan
+        place = draws.give(np.arange(2 * 3 * 2 * C).reshape(2, 3, 2, C) % 5, "uint8")
+        small = draws("small", 2, 3, 2, C)
+        return [*results, ops.norm_pool_backward(small, place, x, mean, inv_std, g, dg, db, False), dg, db]
+    agree(work, fast, dtype, close=CONV_CLOSE[dtype])
+
+
+@both_dtypes
+def test_max_pool_with_nan(fast, dtype):
+    """The first NaN of a window is its largest."""
+    def work(ops, draws):
+        values = np.random.default_rng(5).normal(size=(2, 7, 6, 17))
+        values[np.random.default_rng(6).random(values.shape) < 0.1] = math.nan
+        x, results = ops.asarray(values, dtype), []
+        for kernel, stride, padding in (((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((3, 2), (1, 2), (0, 1))):
+            y, place = ops.max_pool(x, kernel, stride, padding, True)
+            assert np.isnan(ops.to_host(y)).any()
+            results += [ops.asarray(np.nan_to_num(ops.to_host(y), nan=99)), place]
+        return results
+    agree(work, fast, dtype)
+
+
 # -- activations ------------------------------------------------------------------------------------------------------
 
 @both_dtypes
@@ -570,3 +704,64 @@ def test_results_of_a_row_do_not_depend_on_the_threads():
         ops.set_threads(before)
     for one, two in zip(*results):
         np.testing.assert_array_equal(one, two)
+
+
+# -- a captured step of a net for images ------------------------------------------------------------------------------
+
+class ImageStep:
+    """A small classifier of images, and all that its step reads: buffers that are filled anew before each step."""
+
+    def __init__(self, dtype):
+        self.ops = get_ops("cpu")
+        self.net = nl.Sequential(
+            nl.Conv2d(3, 8, 3, padding=1), nl.NormPool(8), nl.Conv2d(8, 16, 3, relu=True), nl.MaxPool2d(2),
+            nl.DepthwiseConv2d(16, 3, padding=1), nl.BatchNorm(16, activation="silu"), nl.Conv2d(16, 12, 1, stride=2),
+            nl.Concat(nl.GlobalAvgPool(), nl.Flatten()), nl.Linear(12 + 48, 5)).build(self.ops, dtype=dtype, seed=4)
+        self.optimiser = Adam(self.net.parameters, lr=0.01)
+        self.images = np.random.default_rng(0).integers(0, 256, (30, 20, 18, 3)).astype("uint8")
+        self.rows, self.flip, self.labels = np.zeros(7, "int32"), np.zeros(7, "uint8"), np.zeros(7, "int32")
+        self.shift, self.scale = np.full(3, 127, dtype), np.full(3, 1 / 64, dtype)
+        self.weight = np.linspace(0.5, 2, 5).astype(dtype)
+
+    def fill(self, number):
+        rng = np.random.default_rng(number)
+        self.rows[...], self.flip[...], self.labels[...] = (rng.integers(0, n, 7) for n in (30, 2, 5))
+
+    def __call__(self):
+        ops, net = self.ops, self.net
+        x = ops.image_batch(self.images, self.rows, self.flip, self.shift, self.scale, net.dtype)
+        net.zero_grad()
+        logits = net.forward(x, train=True)
+        loss, dlogits = losses.softmax_cross_entropy(ops, logits, self.labels, class_weight=self.weight, smoothing=0.1)
+        hits = ops.hits(logits, self.labels)
+        dx = net.backward(dlogits)
+        self.optimiser.step()
+        return loss, hits, logits, dx
+
+
+@both_dtypes
+@pytest.mark.parametrize("pieces", [1, PIECES])
+def test_a_captured_step_of_a_net_for_images_is_the_step(dtype, pieces, monkeypatch):
+    """To the bit, with other data in the same buffers each time, evaluation in between, and memory that others hold."""
+    monkeypatch.setattr(get_ops("cpu"), "threads", pieces)
+    monkeypatch.setattr(cpu, "GRAIN", 1)
+    captured, plain = ImageStep(dtype), ImageStep(dtype)
+    replay, held = captured.ops.capture(captured), []
+    values = []
+    for number in range(6):
+        for step in (captured, plain):
+            step.fill(number)
+        got = [np.array(array) for array in replay()]
+        wanted = plain()
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
+        values.append(float(got[0]))
+        np.testing.assert_array_equal(captured.net.parameters.values, plain.net.parameters.values)
+        for a, b in zip(captured.net.state.values(), plain.net.state.values(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        captured.net.forward(np.ones((2, 20, 18, 3), dtype))
+        for shape in ((7, 20, 18, 8), (7, 8, 7, 16), (7, 4, 3, 16)):
+            held.append(captured.ops.empty(shape, dtype))
+            held[-1].fill(7)
+    assert all((array == 7).all() for array in held)
+    assert len(set(values)) == 6

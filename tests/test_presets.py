@@ -1,4 +1,4 @@
-"""The 73 presets against the published tables, typed in here once more; parameter counts; printing them."""
+"""The presets against the published tables, typed in here once more; parameter counts; printing them."""
 
 import math
 
@@ -9,6 +9,7 @@ from nnlite import presets, train
 from nnlite.models import MODELS
 from nnlite.ops import get_ops
 from nnlite.presets import BEST, PRESETS, PUBLISHED
+from nnlite.settings import KNOWN, check
 
 A, B = (498, 240, 120, 60, 30), (498, 480, 240, 120, 60, 30)
 C, E = (498, 600, 400, 200, 100, 50), (498, 400, 200, 100, 50)
@@ -61,12 +62,13 @@ SECOND_FIGURE = {
 ACTIVE = {"posed-m1": "30 30 30 30 30 30 20 25 29 17 21 27", "posed-m2": "30 30 30 16 21 25 13 15 17",
           "posed-m3-kl": "30 30 30 24 22 30 30 30 39 30 30", "posed-m3-prior": "22 27 25 22 26 25 27 33 27 30 30",
           "spontaneous-m2": "30 5 9 11 13 16 19"}
+FACES = [name for name, preset in PRESETS.items() if preset["model"].startswith("vae")]
 ROWS = [(f"{family}-{number}", row) for family, rows in TABLE.items() for number, row in enumerate(rows, 1)]
 
 
 def test_there_are_73_under_these_names():
     assert len(ROWS) == 73
-    assert sorted(PRESETS) == sorted(name for name, _ in ROWS)
+    assert sorted(FACES) == sorted(name for name, _ in ROWS)
     assert sorted(PUBLISHED) == sorted(PRESETS)
 
 
@@ -97,6 +99,8 @@ def test_published_figures(place, table):
 def test_published_best():
     assert BEST["vae3", "posed"] == "posed-m3-kl-7" and BEST["vae3", "spontaneous"] == "spontaneous-m3-prior-3"
     for (model, kind), name in BEST.items():
+        if name not in FACES:
+            continue
         rows = {key: PUBLISHED[key] for key in PRESETS
                 if PRESETS[key]["model"] == model and PRESETS[key]["kind"] == kind}
         assert rows[name][0] == max(row[0] for row in rows.values())
@@ -104,10 +108,60 @@ def test_published_best():
 
 def test_presets_share_no_list():
     """Changing one preset's sizes in place must not change another's."""
-    lists = [id(preset[key]) for preset in PRESETS.values() for key in ("encoder", "decoder")]
+    lists = [id(value) for preset in PRESETS.values() for value in preset.values() if isinstance(value, list)]
     assert len(set(lists)) == len(lists)
     assert not {id(sizes) for table in (presets.ENCODERS, presets.DECODERS, presets.PLAIN)
                 for sizes in table.values()} & set(lists)
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+
+MLP = dict(model="mlp", hidden=[1000, 1000], keep_prob=1.0, optimiser="sgd", learning_rate=1e-3, momentum=0.5,
+           inverse_decay=1e-3, lr_decay=1.0, l2=0.0, batch_size=10, flip=False)
+CIFAR = dict(model="mlp", keep_prob=1.0, optimiser="sgd", learning_rate=1e-3, momentum=0.0, inverse_decay=0.0,
+             lr_decay=0.9, l2=0.0, flip=False, kind="cifar")
+CNN5 = dict(model="cnn5", keep_prob=0.5, optimiser="sgd", learning_rate=1e-3, momentum=0.9, inverse_decay=1e-5,
+            lr_decay=1.0, l2=0.0, batch_size=32, epochs=50, flip=False)
+CNN4 = dict(init_scale=1.0, model="cnn4", filters=[32, 64, 96, 128], hidden=200, batch_norm=True, optimiser="adam",
+            learning_rate=0.00127, l2=0.00172, lr_decay=0.95, inverse_decay=0.0, batch_size=50, epochs=40, flip=True,
+            normalise="standard", alpha=0.8)
+CLASSIFIERS = {
+    "mlp-fer2013": {**MLP, "normalise": "standard"}, "mlp-raw": {**MLP, "normalise": "raw"},
+    "mlp-cifar": {**CIFAR, "hidden": [80, 80], "batch_size": 10, "epochs": 30, "subset": []},
+    "mlp-cifar-overfit": {**CIFAR, "hidden": [40, 40], "batch_size": 20, "epochs": 20, "subset": [49, 1]},
+    "cnn5": {**CNN5, "normalise": "standard"}, "cnn5-raw": {**CNN5, "normalise": "raw"},
+    "cnn3": {"model": "cnn3", "filters": 32, "hidden": 200, "flip": True, "optimiser": "adam"},
+    "cnn4": CNN4, "cnn4-plain": {**CNN4, "batch_norm": False},
+    **{f"cnn4-{name}": {**CNN4, "optimiser": name, "learning_rate": PRESETS[f"cnn4-{name}"]["learning_rate"]}
+       for name in ("sgd", "adagrad", "rmsprop")},
+    "cnn4-distilled": CNN4,
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifier(name):
+    assert {key: PRESETS[name][key] for key in CLASSIFIERS[name]} == CLASSIFIERS[name]
+
+
+def test_every_classifier_is_there_with_all_its_settings():
+    assert sorted(CLASSIFIERS) == sorted(name for name in PRESETS if name not in FACES)
+    for name in CLASSIFIERS:
+        preset = PRESETS[name]
+        told = {"iterations", "validate_every", "checkpoint_every"}   # follow from the number of images
+        extra = {"model", "kind"} | ({"distilled"} if name == "cnn4-distilled" else set())
+        assert set(preset) == set(KNOWN[preset["model"]]) - told | extra, name
+        for key in set(preset) - extra:
+            assert check(preset["model"], key, preset[key], key) == preset[key]
+
+
+def test_published_accuracies():
+    assert PUBLISHED["cnn4"] == {"validation": 0.607} and PUBLISHED["cnn5-raw"] == {"test": 0.244}
+    assert PUBLISHED["mlp-raw"]["test"] == 0.248 and PUBLISHED["mlp-cifar"] == {"train": 0.61, "validation": 0.45}
+
+
+def test_best_of_a_classifier():
+    assert {model: BEST[model, "faces"] for model in ("mlp", "cnn3", "cnn4", "cnn5")} == {
+        "mlp": "mlp-fer2013", "cnn3": "cnn3", "cnn4": "cnn4", "cnn5": "cnn5"}
 
 
 def built(preset):
@@ -139,7 +193,8 @@ def test_parameter_counts(preset):
 def test_list_presets(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train.main(["--list-presets"]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
+    faces, labels = capsys.readouterr().out.split("\n\n")
+    head, *lines = faces.splitlines()
     assert [line.split()[0] for line in lines] == [name for name, _ in ROWS]
     for line, (name, (encoder, decoder, variance, topological, anneal)) in zip(lines, ROWS):
         cells = line.split()
@@ -147,6 +202,11 @@ def test_list_presets(capsys, tmp_path, monkeypatch):
         assert math.isclose(float(cells[4]), variance) and int(cells[6]) == 1000 * anneal
         assert cells[5] == "-" if topological is None else math.isclose(float(cells[5]), topological)
     assert max(map(len, [head, *lines])) <= 130
+    head, *lines = labels.splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in PRESETS if name not in FACES]
+    assert lines[[line.split()[0] for line in lines].index("cnn4")].split() == (
+        "cnn4 cnn4 faces 32-64-96-128-200 adam 0.00127 0.95/ep 0.00172 50 40 standard yes validation 0.607".split())
+    assert max(map(len, [head, *lines])) <= 150
     assert not list(tmp_path.iterdir())
 
 

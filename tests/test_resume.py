@@ -15,6 +15,7 @@ import pytest
 import small_runs
 from nnlite import train
 from nnlite.errors import NnliteError
+from nnlite.experiments import face_options
 from small_runs import contents, make_run, metrics, options, outcome, posed_file, snapshot
 
 CADENCE = {"iterations": 14, "validate_every": 4, "checkpoint_every": 3}
@@ -175,7 +176,7 @@ def make_again(run):
 def test_ctrl_c_before_training(data, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
-    monkeypatch.setattr(train.runs, "load_faces", interrupted)
+    monkeypatch.setattr(face_options, "load_faces", interrupted)
     assert train.main(options(data, tmp_path / "run")) == 130
     assert capsys.readouterr().err == "nnlite: interrupted\n"
     assert not (tmp_path / "run").exists()

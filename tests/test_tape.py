@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from nnlite import runs
 from nnlite.experiments import FaceExperiment
+from nnlite.experiments.face_options import load_faces, load_triplets
 from nnlite.ops import get_ops
 from nnlite.presets import BEST, PRESETS
 
 
 @pytest.fixture(scope="module")
 def data():
-    faces = runs.load_faces("built-in posed")
-    return faces, runs.load_triplets(None, faces)
+    faces = load_faces("built-in posed")
+    return faces, load_triplets(None, faces)
 
 
 def small(model):

@@ -17,8 +17,9 @@ from nnlite import evaluate, report, train
 from nnlite.data import landmarks, synthetic
 from nnlite.data import triplets as triplet_files
 from nnlite.experiments import FaceExperiment
-from nnlite.runs import free_folder, load_faces, open_run
-from nnlite.settings import KNOWN
+from nnlite.experiments.face_options import load_faces
+from nnlite.runs import free_folder, open_run
+from nnlite.settings import FACES
 from small_runs import contents, metrics, options, posed_file, snapshot
 
 
@@ -91,7 +92,7 @@ def test_config_holds_every_setting(whole, faces68):
     config = json.loads((whole[0] / "config.json").read_text())
     assert config["model"] == "vae3" and config["preset"] == "posed-m3-kl-7" and config["seed"] == 0
     assert config["data"] == str(faces68.resolve()) and config["dtype"] == "float32" and config["iterations"] == 30
-    assert set(KNOWN) <= set(config["settings"])
+    assert set(FACES) <= set(config["settings"])
     assert config["settings"]["encoder"] == [408, 12, 10, 4] and config["settings"]["checkpoint_every"] == 10
 
 
@@ -157,7 +158,7 @@ VALUES = {"encoder": [498, 6, 5], "decoder": [254, 7, 249], "reconstruction_vari
 
 
 def test_set_reaches_every_setting(data):
-    assert set(VALUES) == set(KNOWN)
+    assert set(VALUES) == set(FACES)
     words = [word for key, value in VALUES.items() for word in ("--set", f"{key}={value}")]
     found = settings_of("--model", "vae3", *words, data=data)
     assert {key: found[key] for key in VALUES} == VALUES
@@ -171,8 +172,8 @@ def test_every_setting_is_used(data, tmp_path):
         base = dict(iterations=4, validate_every=2, checkpoint_every=2, anneal=8, keep_prob=0.9)
         words = options(data, **{**base, **changes})
         words += [word for key, value in sizes.items() for word in ("--set", f"{key}={value}")]
-        config, faces, triplets = train.resolve(train.parser().parse_args(words))
-        run = train.runs.Run(tmp_path / "run", config, faces, triplets, train.get_ops("reference"))
+        config, faces = train.resolve(train.parser().parse_args(words))
+        run = train.runs.Run(tmp_path / "run", config, faces, train.get_ops("reference"))
         saved = []
         run.save_last, run.save_best, run.add_metrics = saved.append, lambda **_: None, saved.append
         run.load_last = lambda: None

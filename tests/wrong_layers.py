@@ -5,6 +5,7 @@ WRONG: class -> (constructor arguments, input shape, words that the report must 
 
 import numpy as np
 
+from nnlite import layers as nl
 from nnlite.layers import Layer, init
 
 
@@ -243,6 +244,91 @@ class IgnoresInput(Affine):
         return super().backward(dy) * 0
 
 
+# -- wrong gradients of image layers ----------------------------------------------------------------------------------
+
+class ShiftedByOne(nl.Conv2d):
+    """The padding off by one on the way back."""
+
+    def backward(self, dy):
+        return np.roll(super().backward(dy), 1, axis=1)
+
+
+class UnturnedKernel(nl.Conv2d):
+    """dx with the kernel as forward has it, instead of turned round."""
+
+    def backward(self, dy):
+        W = self.W
+        self.W = W[::-1, ::-1]
+        dx = super().backward(dy)
+        self.W = W
+        return dx
+
+
+class LostKernelPlace(nl.Conv2d):
+    """A loop over the kernel that starts at 1."""
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.dW[0, 0] = 0
+        return dx
+
+
+class ForgottenRelu(nl.Conv2d):
+    """Lets dy through where y is 0."""
+
+    def __init__(self, *args):
+        super().__init__(*args, relu=True)
+
+    def backward(self, dy):
+        x, _ = self.take()
+        self.keep(x, None, train=True)
+        return super().backward(dy)
+
+
+class ConstantVariance(nl.BatchNorm):
+    """Takes 1 / sqrt(var + eps) for a constant, in the layer with parameters."""
+
+    def backward(self, dy):
+        x, mean, inv_std = self.take()
+        self.keep(x, mean, inv_std, train=True)
+        n = (x - mean) * inv_std
+        return super().backward(dy) + self.g * inv_std * n * (dy * n).mean((0, 1, 2))
+
+
+class DividedByImages(nl.BatchNorm):
+    """The means over N instead of N H W."""
+
+    def backward(self, dy):
+        x, mean, inv_std = self.take()
+        n = (x - mean) * inv_std
+        self.add_grad("g", (dy * n).sum((0, 1, 2)))
+        self.add_grad("b", dy.sum((0, 1, 2)))
+        return self.g * inv_std * (dy - (dy.sum((0, 1, 2)) + n * (dy * n).sum((0, 1, 2))) / len(x))
+
+
+class RunningInsteadOfBatch(nl.BatchNorm):
+    """Backward with the running statistics, forward with the batch's."""
+
+    def backward(self, dy):
+        x, _, _ = self.take()
+        self.keep(x, self.running_mean, 1 / np.sqrt(self.running_var + self.eps), train=True)
+        return super().backward(dy)
+
+
+class PooledToTheFirst(nl.MaxPool2d):
+    """dy to the first place of each window, whichever was the largest."""
+
+    def backward(self, dy):
+        place, shape = self.take()
+        self.keep(place * 0, shape, train=True)
+        return super().backward(dy)
+
+
+class AddedWithoutDivision(nl.AvgPool2d):
+    def backward(self, dy):
+        return super().backward(dy) * 4
+
+
 # -- broken contracts -----------------------------------------------------------------------------------------------
 
 class MutatedInput(Affine):
@@ -357,6 +443,7 @@ class MovesParameter(Affine):
 
 AFFINE = (4, 3), (5, 4)
 SQUARE = (4, 4), (5, 4)
+CONV = (2, 3, 3), (2, 4, 5, 2)
 WRONG = {
     ZeroGradient: (*AFFINE, ["x  (5, 4)        WRONG  backward is zero everywhere"]),
     Sign: (*AFFINE, ["W  (4, 3)        WRONG", "sign flipped", "wrong_layers.py", 'self.add_grad("W", -(x.T @ dy))']),
@@ -374,6 +461,15 @@ WRONG = {
     HiddenRandomness: ((), (5, 4), ["another y for the same x", "self.rng.key"]),
     HiddenBackwardRandomness: ((), (5, 4), ["another gradient of x for the same dy"]),
     IgnoresInput: (*AFFINE, ["x  (5, 4)        WRONG  numeric gradient zero everywhere: nothing was checked"]),
+    ShiftedByOne: (*CONV, ["x  (2, 4, 5, 2)  WRONG"]),
+    UnturnedKernel: (*CONV, ["x  (2, 4, 5, 2)  WRONG"]),
+    LostKernelPlace: (*CONV, ["W  (3, 3, 2, 3)  WRONG", "a part is left out", "look at"]),
+    ForgottenRelu: (*CONV, ["x  (2, 4, 5, 2)  WRONG", "W  (3, 3, 2, 3)  WRONG", "b  (3,)          WRONG"]),
+    ConstantVariance: ((3,), (2, 3, 4, 3), ["x  (2, 3, 4, 3)  WRONG"]),
+    DividedByImages: ((3,), (2, 3, 4, 3), ["x  (2, 3, 4, 3)  WRONG"]),
+    RunningInsteadOfBatch: ((3,), (2, 3, 4, 3), ["x  (2, 3, 4, 3)  WRONG", "g  (3,)          WRONG"]),
+    PooledToTheFirst: ((2,), (2, 4, 5, 3), ["x  (2, 4, 5, 3)  WRONG", "another mask in backward than in forward"]),
+    AddedWithoutDivision: ((2,), (2, 4, 5, 3), ["x  (2, 4, 5, 3)  WRONG", "is 4 everywhere"]),
     MutatedInput: (*AFFINE, ["forward changed x"]),
     MutatedDy: (*AFFINE, ["backward changed dy"]),
     WrittenWithoutChange: (*AFFINE, ["backward writes into dy"]),

@@ -1,12 +1,16 @@
 """Face VAEs on landmarks: batches of faces and triplets in, one optimiser step out."""
 
+import math
+
 import numpy as np
 
+from .. import report
 from ..data.batches import Batches
 from ..errors import expected
 from ..models import MODELS
 from ..models.vae import Batch
 from ..optim import Adam
+from . import face_options
 
 VALIDATION_STEP = 2 ** 62   # random numbers of a validation: the same each time, and none of training's
 CHUNK = 1000                # rows of a validation evaluated at once
@@ -14,6 +18,16 @@ CHUNK = 1000                # rows of a validation evaluated at once
 
 class FaceExperiment:
     """faces: Faces; triplets: split -> Triplets, needed by vae3; settings: see nnlite.settings."""
+
+    options = ("triplets",)
+    criterion, criterion_label = "validation_elbo", "ELBO"
+    zero_sums = {"loss_sum": 0.0, "steps": 0}
+    config_kinds = {"triplets": (str, type(None))}
+    resolve, load = staticmethod(face_options.resolve), staticmethod(face_options.load)
+
+    @classmethod
+    def from_config(cls, config, data, ops):
+        return cls(config["settings"], *data, ops, dtype=config["dtype"], seed=config["seed"])
 
     def __init__(self, settings, faces, triplets, ops, *, dtype="float32", seed=0):
         self.settings, self.faces, self.ops = settings, faces, ops
@@ -53,6 +67,18 @@ class FaceExperiment:
         """One training step; returns the loss terms of its batch, {name: value}."""
         self.prepare(iteration)
         return self._step()
+
+    def sums(self, terms):
+        """What a step adds to zero_sums."""
+        return {"loss_sum": math.fsum(float(value) for value in terms.values()), "steps": 1}
+
+    def line(self, done, sums):
+        """What metrics.jsonl says about the steps since the last validation."""
+        return {"iteration": done, "loss": sums["loss_sum"] / max(sums["steps"], 1)}
+
+    def over(self, done, best_iteration):
+        """Whether the run has come to its end."""
+        return done >= self.settings["iterations"]
 
     def _forward_backward_update(self):
         terms = self.forward_backward()
@@ -124,3 +150,26 @@ class FaceExperiment:
             total += float(value)
         return total
 
+    def describe(self, run):
+        """Lines about data and triplets, for people."""
+        config, faces = run.config, self.faces
+        counts = ", ".join(f"{len(rows)} {name}" for name, rows in faces.split.items())
+        lines = [f"data: {config['data']}: {faces.landmarks.kind} faces of {faces.x.shape[1]} numbers ({counts})"]
+        if self.triplets:
+            kind = "from " + config["triplets"] if config["triplets"] else \
+                "artificial" if faces.landmarks.kind == "posed" else "answered by simulated workers"
+            counts = ", ".join(f"{len(part.rows)} {name}" for name, part in self.triplets.items())
+            lines.append(f"triplets: {kind} ({counts})")
+        return lines
+
+    @staticmethod
+    def missing_extra():
+        """What evaluate() lacks, in a sentence, or None."""
+        return report.missing_extra()
+
+    @staticmethod
+    def evaluate(run, other=None):
+        """Tables and pictures of a trained run; needs the extra `report`."""
+        if other is not None:
+            raise expected("--data", "a run of a classifier", f"one of {run.config['model']}")
+        report.evaluate(run)

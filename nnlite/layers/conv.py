@@ -96,10 +96,10 @@ class DepthwiseConv2d(Layer):
 
 def pair(value, what, least=1):
     """(rows, columns) from a number or a pair."""
-    value = (value, value) if isinstance(value, int) else tuple(value)
-    if len(value) != 2 or not all(isinstance(n, int) and n >= least for n in value):
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or not all(isinstance(n, int) and n >= least for n in values):
         raise expected(what, f"a whole number of at least {least}, or two", value)
-    return value
+    return values
 
 
 def window_shape(layer, x_shape):

@@ -2,6 +2,7 @@
 
 from . import init
 from .base import Layer
+from .conv import window_shape
 from .dense import check_activation
 
 
@@ -55,17 +56,19 @@ class NormPool(Layer):
     Else as BatchNorm. Keeps x, mean, 1 / sqrt(var + eps) and the places.
     """
 
+    kernel, stride, padding = (2, 2), (2, 2), (0, 0)
+
     def __init__(self, channels, *, eps=1e-5, momentum=0.1):
         super().__init__()
         self.channels, self.eps, self.momentum = channels, eps, momentum
         declare_norm(self, channels)
 
     def out_shape(self, x_shape):
-        N, H, W, C = x_shape
-        return (N, H // 2, W // 2, C)
+        return (*window_shape(self, x_shape), self.channels)
 
     def forward(self, x, *, train=False):
         self.check(x, (None, None, None, self.channels), text=f"(N, H, W, {self.channels})")
+        self.out_shape(x.shape)
         y, mean, inv_std, place = self.ops.norm_pool(x, self.g, self.b, self.running_mean, self.running_var,
                                                      self.momentum, self.eps, train)
         self.keep(x, mean, inv_std, place, train=train)

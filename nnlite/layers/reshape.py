@@ -17,9 +17,9 @@ class Flatten(Layer):
     def forward(self, x, *, train=False):
         self.check(x, (...,))
         self.keep(x.shape, train=train)
-        return self.ops.contiguous(x).reshape(self.out_shape(x.shape))
+        return self.ops.copy(x).reshape(self.out_shape(x.shape))
 
     def backward(self, dy):
         shape, = self.take()
         self.check(dy, self.out_shape(shape), "dy")
-        return self.ops.contiguous(dy).reshape(shape)
+        return self.ops.copy(dy).reshape(shape)

@@ -199,6 +199,12 @@ class CpuOps(ReferenceOps):
     def conv2d_backward(self, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx):
         return convolution.backward(self, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx)
 
+    def depthwise_conv2d(self, x, W, b, stride, padding, dilation):
+        return convolution.depthwise_forward(self, x, W, b, stride, padding, dilation)
+
+    def depthwise_conv2d_backward(self, dy, x, W, dW, db, stride, padding, dilation, accumulate, need_dx):
+        return convolution.depthwise_backward(self, dy, x, W, dW, db, stride, padding, dilation, accumulate, need_dx)
+
     # -- element by element --------------------------------------------------------------------------------------
 
     def activation(self, x, function, alpha, train):

@@ -11,29 +11,43 @@ import math
 
 import numpy as np
 
-from . import direct, winograd
+from . import depthwise, direct, winograd
 from .block import lanes, pack, padded
 
 SMALL_WEIGHT = 1 << 16   # numbers: a gradient up to this size is made in parts that are summed
 SECOND_LEVEL = 1 << 20   # bytes of the second-level cache that the transforms of a group of tiles may fill
 
 
-def by_winograd(N, Ho, Wo, C, K, kernel, stride, dilation, groups):
-    """Whether the forward product, the input's or the weight's gradient is made by winograd."""
-    return kernel in ((3, 3), (5, 5)) and stride == dilation == (1, 1) and groups == 1 and C >= 16 and K >= 16
+# Where winograd may be chosen: what is computed -> kernel -> outputs of a tile along each axis.
+WINOGRAD = {"product": {(3, 3): 4, (5, 5): 2},    # forward, and the input's gradient
+            "weight": {(3, 3): 4}}                # the weights' gradient; 5x5 is not exact enough
+LEAST_CHANNELS = 16     # fewer are not worth their transforms
+WEIGHTS_TRANSFORM = {"product": 500, "weight": 0}   # costs as much as the direct products of so many pixels
+
+
+def by_winograd(what, N, Ho, Wo, C, K, kernel, stride, dilation, groups):
+    """Whether to multiply 36 numbers a tile, and transform, instead of 9 or 25 numbers a pixel."""
+    size = WINOGRAD[what].get(kernel)
+    if size is None or stride != (1, 1) or dilation != (1, 1) or groups > 1 or min(C, K) < LEAST_CHANNELS:
+        return False
+    tiles = N * -(-Ho // size) * -(-Wo // size)
+    return kernel[0] * kernel[1] * (N * Ho * Wo - WEIGHTS_TRANSFORM[what]) > winograd.POINTS * tiles
 
 
 def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
     (N, H, w, C), (kh, kw, Cg, K) = x.shape, W.shape
     Ho, Wo = out_sizes(x.shape, W.shape, stride, padding, dilation)
-    if by_winograd(N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
+    if by_winograd("product", N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
         return winograd_product(ops, x, ops._plain(W), b, relu, padding, (Ho, Wo))
     y = ops.empty((N, Ho, Wo, K), x.dtype)
-    panels, _ = forward_panels(ops, ops._plain(W), groups)
-    chunks = ops._chunks(y.size * Cg)
-    room = padded_room(ops, chunks, H, w, C, padding, x.dtype)
-    ops.launch(direct.forward, ops._flat(x), H, w, C, panels, lanes(x.dtype), nothing(x.dtype) if b is None else b, relu,
-               y.reshape(-1), Ho, Wo, K, kh, kw, *stride, *padding, *dilation, groups, room, N * Ho, chunks)
+    panels = forward_panels(ops, ops._plain(W), groups)
+    chunks, together = ops._chunks(y.size * Cg), images_together(Ho * Wo)
+    room = padded_room(ops, chunks, H, w, C * together, padding, x.dtype)
+    if is_product((kh, kw), stride, padding):
+        N, Ho, Wo, H, w = flat_pixels(N * Ho * Wo)
+    ops.launch(direct.conv_forward, ops._flat(x), H, w, C, panels, lanes(x.dtype),
+               nothing(x.dtype) if b is None else b, relu, y.reshape(-1), Ho, Wo, K, kh, kw, *stride, *padding,
+               *dilation, groups, room, together, N * Ho, chunks)
     return y
 
 
@@ -50,7 +64,7 @@ def slope_and_bias(ops, dy, y, db, accumulate):
         return dy
     dh = dy if y is None else ops.empty(dy.shape, dy.dtype)
     parts = ops.empty((ops._chunks(dy.size), K), dy.dtype)
-    ops.launch(direct.mask_and_sum, dy.reshape(-1), dy.reshape(-1) if y is None else y.reshape(-1), y is not None,
+    ops.launch(direct.conv_slope_and_bias, dy.reshape(-1), (dy if y is None else y).reshape(-1), y is not None,
                dh.reshape(-1), parts, K, db is not None, len(parts))
     if db is not None:
         ops.launch(_sum_parts, parts, db, accumulate)
@@ -67,30 +81,34 @@ def _sum_parts(parts, target, accumulate):
 def weight_gradient(ops, dh, x, dW, stride, padding, dilation, groups, accumulate):
     (N, H, w, C), (kh, kw, Cg, K), (Ho, Wo) = x.shape, dW.shape, dh.shape[1:3]
     L, dtype = lanes(x.dtype), x.dtype
-    if by_winograd(N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
+    if by_winograd("weight", N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
         return winograd_weight_gradient(ops, dh, x, dW, padding, accumulate)
     chunks = min(ops._chunks(dh.size * Cg), max(N, Cg))
     by_images = dW.size <= SMALL_WEIGHT and N >= chunks
     parts = ops.empty((chunks, dW.size if by_images else 1), dtype)
     room = padded_room(ops, chunks, H, w, C, padding, dtype)
-    strips = ops.empty((chunks, groups * padded(K // groups, dtype) * Ho * Wo), dtype)
-    ops.launch(direct.backward_weight, ops._flat(x), H, w, C, dh.reshape(-1), Ho, Wo, K, dW.reshape(-1), kh, kw, *stride,
-               *padding, *dilation, groups, L, parts, room, strips, N, by_images, accumulate, chunks)
+    if is_product((kh, kw), stride, padding):
+        N, Ho, Wo, H, w = flat_pixels(N * Ho * Wo)
+    strips = ops.empty((chunks, padded(K // groups, dtype) * max(Wo, direct.STRIP)), dtype)
+    ops.launch(direct.conv_backward_weight, ops._flat(x), H, w, C, dh.reshape(-1), Ho, Wo, K, dW.reshape(-1), kh, kw,
+               *stride, *padding, *dilation, groups, L, parts, room, strips, N, by_images, accumulate, chunks)
 
 
 def input_gradient(ops, dh, W, x_shape, stride, padding, dilation, groups):
     (N, H, w, C), (kh, kw, Cg, K), (Ho, Wo) = x_shape, W.shape, dh.shape[1:3]
-    if by_winograd(N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups) and max(padding) < kh:
+    if by_winograd("product", N, H, w, C, K, (kh, kw), stride, dilation, groups) and max(padding) < kh:
         turned = ops.empty((kh, kw, K, C), W.dtype)
         ops.launch(winograd.turn_weight, ops._flat(W), kh * kw, C, K, turned.reshape(-1), ops._chunks(W.size))
         return winograd_product(ops, dh, turned, None, False, (kh - 1 - padding[0], kw - 1 - padding[1]), (H, w))
     dtype, dx = dh.dtype, ops.empty(x_shape, dh.dtype)
     panels, starts = backward_panels(ops, ops._plain(W), stride, padding, dilation, groups)
     margins = [margin(*sizes) for sizes in zip((kh, kw), (H, w), (Ho, Wo), stride, padding, dilation)]
-    chunks = min(ops._chunks(dx.size * K // groups), N)
-    room = ops.empty((chunks, (Ho + 2 * margins[0]) * (Wo + 2 * margins[1]) * K), dtype)
-    ops.launch(direct.backward_input, dh.reshape(-1), Ho, Wo, K, panels, starts, lanes(dtype), dx.reshape(-1), H, w, C,
-               kh, kw, *stride, *padding, *dilation, groups, *margins, room, N, chunks)
+    if is_product((kh, kw), stride, padding):
+        N, Ho, Wo, H, w = flat_pixels(N * Ho * Wo)
+    chunks, together = min(ops._chunks(dx.size * K // groups), N), images_together(H * w)
+    room = padded_room(ops, chunks, Ho, Wo, K * together, margins, dtype)
+    ops.launch(direct.conv_backward_input, dh.reshape(-1), Ho, Wo, K, panels, starts, lanes(dtype), dx.reshape(-1), H,
+               w, C, kh, kw, *stride, *padding, *dilation, groups, *margins, room, together, N, chunks)
     return dx
 
 
@@ -107,24 +125,25 @@ def winograd_product(ops, x, W, b, relu, padding, out):
     group = tiles_at_once(tiles, chunks, Cp + Kp, dtype)
     v, m, patch = (ops.empty((chunks, room), dtype) for room in (
         winograd.POINTS * (group * Cp + L), winograd.POINTS * (group * Kp + L), winograd.POINTS * C))
-    ops.launch(winograd.forward, ops._flat(x), N, H, w, C, u, L, nothing(dtype) if b is None else b, relu,
+    ops.launch(winograd.winograd_forward, ops._flat(x), N, H, w, C, u, L, nothing(dtype) if b is None else b, relu,
                y.reshape(-1), *out, K, size, *padding, v, m, patch, group, chunks)
     return y
 
 
 def winograd_weight_gradient(ops, dh, x, dW, padding, accumulate):
     (N, H, w, C), (r, _, _, K), (Ho, Wo), dtype = x.shape, dW.shape, dh.shape[1:3], x.dtype
-    L, size, block = lanes(dtype), winograd.tile_size(r), winograd.BLOCK
-    tiles, blocks = N * -(-Ho // size) * -(-Wo // size), -(-C // block) * -(-K // block)
+    L, block = lanes(dtype), winograd.BLOCK
+    tiles, blocks = N * -(-Ho // 4) * -(-Wo // 4), -(-C // block) * -(-K // block)
     chunks = ops._chunks(dh.size * C)
     by_tiles = blocks < 4 * chunks and chunks > 1
     chunks = min(chunks, tiles if by_tiles else blocks)
     group = tiles_at_once(tiles, chunks if by_tiles else 1, 2 * block, dtype)
-    rooms = (winograd.POINTS * (group * block + L),) * 2 + (winograd.POINTS * block * block, winograd.POINTS * max(C, K))
-    v, z, du, patch = (ops.empty((chunks, room), dtype) for room in rooms)
+    transforms = winograd.POINTS * (group * block + L)
+    v, z, du, patch = (ops.empty((chunks, room), dtype) for room in (
+        transforms, transforms, winograd.POINTS * block * block, winograd.POINTS * max(C, K)))
     parts = ops.empty((chunks, dW.size if by_tiles else 1), dtype)
-    ops.launch(winograd.backward_weight, ops._flat(x), N, H, w, C, dh.reshape(-1), Ho, Wo, K, dW.reshape(-1),
-               weight_matrix(r), L, size, *padding, v, z, du, patch, parts, by_tiles, group, accumulate, chunks)
+    ops.launch(winograd.winograd_backward_weight, ops._flat(x), N, H, w, C, dh.reshape(-1), Ho, Wo, K, dW.reshape(-1),
+               weight_matrix(r), L, *padding, v, z, du, patch, parts, by_tiles, group, accumulate, chunks)
 
 
 def tiles_at_once(tiles, chunks, widths, dtype):
@@ -148,7 +167,7 @@ def forward_panels(ops, W, groups):
     for g in range(groups):
         ops.launch(pack, W.reshape(-1), g * Kg, kh * kw, Cg * K, Cg, K, 1, 1, Kg, 1, panels, g * size, lanes(W.dtype),
                    ops._chunks(size))
-    return panels, size
+    return panels
 
 
 def backward_panels(ops, W, stride, padding, dilation, groups):
@@ -193,6 +212,23 @@ def margin(kernel, size, outputs, stride, padding, dilation):
     return most
 
 
+def is_product(kernel, stride, padding):
+    """Whether every output sees one pixel, its own: then all pixels may be taken as one row."""
+    return kernel == (1, 1) and stride == (1, 1) and padding == (0, 0)
+
+
+@functools.lru_cache
+def flat_pixels(pixels):
+    """N, Ho, Wo, H, W for that many pixels as `N` images of one row, as long as a strip if a divisor allows it."""
+    width = max((d for d in range(1, 2 * direct.STRIP) if pixels % d == 0), key=lambda d: (d >= 28, d % 14 == 0, d))
+    return pixels // width, 1, width, 1, width
+
+
+def images_together(pixels):
+    """How many images make a strip."""
+    return max(1, direct.STRIP // pixels)
+
+
 def padded_room(ops, chunks, H, W, C, padding, dtype):
     """Room for one padded image a thread; a number where there is no padding."""
     ph, pw = padding
@@ -202,3 +238,47 @@ def padded_room(ops, chunks, H, W, C, padding, dtype):
 @functools.lru_cache
 def nothing(dtype):
     return np.empty(0, dtype)
+
+
+# -- depthwise --------------------------------------------------------------------------------------------------------
+
+def depthwise_forward(ops, x, W, b, stride, padding, dilation):
+    (N, H, w, C), (kh, kw, _), dtype = x.shape, W.shape, x.dtype
+    Ho, Wo = out_sizes(x.shape, W.shape, stride, padding, dilation)
+    y = ops.empty((N, Ho, Wo, C), dtype)
+    chunks = ops._chunks(y.size * 4)
+    rings = ops.empty((chunks, ((kh - 1) * dilation[0] + 1) * (w + 2 * padding[1]) * padded(C, dtype)), dtype)
+    ops.launch(depthwise.depthwise_forward, ops._flat(x), H, w, C, whole_vectors(ops, W), lanes(dtype),
+               nothing(dtype) if b is None else b, y.reshape(-1), Ho, Wo, kh, kw, *stride, *padding, *dilation, rings,
+               N * Ho, chunks)
+    return y
+
+
+def depthwise_backward(ops, dy, x, W, dW, db, stride, padding, dilation, accumulate, need_dx):
+    (N, H, w, C), (kh, kw, _), (Ho, Wo), dtype = x.shape, W.shape, dy.shape[1:3], x.dtype
+    walks = (kh, kw) == (3, 3) and stride == dilation == (1, 1) and max(padding) <= 2
+    dy = slope_and_bias(ops, dy, None, db, accumulate)
+    chunks = min(ops._chunks(dy.size * 4), N)
+    rings = ops.empty((chunks, 3 * (Wo + 2 * (2 - padding[1])) * padded(C, dtype) if walks else 1), dtype)
+    parts, dx = ops.empty((chunks, kh * kw, padded(C, dtype)), dtype), ops.empty(x.shape, dtype) if need_dx else None
+    ops.launch(depthwise.depthwise_backward, ops._flat(x), H, w, C, dy.reshape(-1), Ho, Wo, whole_vectors(ops, W),
+               lanes(dtype), dx.reshape(-1) if need_dx else nothing(dtype), kh, kw, *stride, *padding, *dilation, walks,
+               rings, parts, N, need_dx, chunks)
+    ops.launch(_sum_depthwise_parts, parts, dW.reshape(kh * kw, C), accumulate)
+    return dx
+
+
+def whole_vectors(ops, W):
+    """W (kh, kw, C) as (kh kw Cp,): the channels filled up with zeros."""
+    C = W.shape[-1]
+    w = ops.zeros((W.size // C, padded(C, W.dtype)), W.dtype)
+    ops.launch(np.copyto, w[:, :C], W.reshape(-1, C))
+    return w.reshape(-1)
+
+
+def _sum_depthwise_parts(parts, dW, accumulate):
+    sums = parts[:, :, :dW.shape[1]].sum(0)
+    if accumulate:
+        dW += sums
+    else:
+        dW[...] = sums

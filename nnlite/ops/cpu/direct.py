@@ -8,6 +8,7 @@ round, one for each phase of the stride. Only images with padding are copied, wi
 All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks, ...) holds a padded image a thread.
 """
 
+import numpy as np
 from numba import njit, prange
 
 from .block import multiply_across, multiply_along
@@ -16,11 +17,12 @@ from .mathfun import kernel, straight
 
 DEPTH = 192    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
 STRIP = 112    # pixels of that strip
+SUMMED = 64    # pixels whose numbers are added up before they are added to the rest
 
 
 @straight
 def copy_padded(x, at, rows, width, C, top, left, target, across):
-    """rows of a width x C image behind each other into target, whose rows hold `across` pixels; its other pixels stay."""
+    """Rows of an image into target, whose rows hold `across` pixels; its other pixels stay."""
     for row in range(rows):
         source = x[at + row * width * C:at + (row + 1) * width * C]
         start = ((top + row) * across + left) * C
@@ -44,46 +46,67 @@ def finish(y, bias, relu, K):
                 pixel[k] = zero if value < zero else value
 
 
+@straight
+def window_products(images, rows, count, a, at, a_image, a_row, a_pixel, down, a_down, right, a_right, inner, panels,
+                    panel, wide, width, y, to, y_image, y_row, y_pixel, columns):
+    """For some rows of outputs of some images: y = windows times one panel. A window is down x right runs of `inner`
+    numbers; the panel goes through the first-level cache in pieces of DEPTH rows, each used for all these outputs."""
+    if down * right * inner <= DEPTH:
+        for n in range(images):
+            for h in range(rows):
+                multiply_along(count, a, at + n * a_image + h * a_row, a_pixel, down, a_down, right, a_right, inner, 1,
+                               panels, panel, wide, y, to + n * y_image + h * y_row, y_pixel, columns, False)
+        return
+    for i in range(down):
+        for j in range(right):
+            for c in range(0, inner, DEPTH):
+                start, piece = at + i * a_down + j * a_right + c, panel + ((i * right + j) * inner + c) * width
+                for n in range(images):
+                    for h in range(rows):
+                        multiply_along(count, a, start + n * a_image + h * a_row, a_pixel, 1, 0, 1, 0,
+                                       min(DEPTH, inner - c), 1, panels, piece, wide,
+                                       y, to + n * y_image + h * y_row, y_pixel, columns, i + j + c > 0)
+
+
 @kernel
-def forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw, ph, pw, dh, dw, groups, room, rows, chunks):
-    """rows: N Ho, the rows of outputs in all."""
+def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw, ph, pw, dh, dw, groups, room,
+                 together, total, chunks):
+    """total: N Ho, the rows of outputs in all, which the threads share; together: images that are taken at once."""
     Cg, Kg = C // groups, K // groups
-    across = W + 2 * pw
     whole = dw == 1 and groups == 1    # then the kw pixels of a window's row lie behind each other
-    middle, inner = (1, kw * C) if whole else (kw, Cg)
+    right, inner = (1, kw * C) if whole else (kw, Cg)
     depth = kh * kw * Cg
     group_size = (Kg + L - 1) // L * L * depth
     tall = max(1, STRIP // Wo)
+    padded = ph > 0 or pw > 0
+    high, across = (H + 2 * ph, W + 2 * pw) if padded else (H, W)
     for chunk in prange(chunks):
-        first, end = rows * chunk // chunks, rows * (chunk + 1) // chunks
+        first, end = total * chunk // chunks, total * (chunk + 1) // chunks
         space = room[chunk]
-        if ph or pw:
+        if padded:
             space[:] = 0
         while first < end:
             n, h0 = first // Ho, first % Ho
-            h1 = min(Ho, h0 + end - first)
+            images = min(together, (end - first) // Ho) if h0 == 0 and end - first >= Ho else 1
+            h1 = Ho if images * Ho <= end - first and h0 == 0 else min(Ho, h0 + end - first)
             image, base = x, n * H * W * C
-            if ph or pw:
+            if padded:
                 top, bottom = max(0, h0 * sh - ph), min(H, (h1 - 1) * sh - ph + (kh - 1) * dh + 1)
-                copy_padded(x, base + top * W * C, bottom - top, W, C, top + ph, pw, space, across)
+                for other in range(images):
+                    copy_padded(x, base + (other * H + top) * W * C, bottom - top, W, C, other * high + top + ph, pw,
+                                space, across)
                 image, base = space, 0
             for g in range(groups):
                 for k0 in range(0, Kg, 2 * L):
-                    panel, wide = g * group_size + k0 * depth, Kg - k0 > L
-                    width = 2 * L if wide else L
-                    for strip in range(h0, h1, tall):
-                        for i in range(kh):
-                            for j in range(middle):
-                                for c in range(0, inner, DEPTH):
-                                    for h in range(strip, min(h1, strip + tall)):
-                                        multiply_along(Wo, image, base + ((h * sh + i * dh) * across + j * dw) * C + g * Cg + c,
-                                                 sw * C, 1, 0, 1, 0, min(DEPTH, inner - c), 1,
-                                                 panels, panel + ((i * middle + j) * inner + c) * width, wide,
-                                                 y, ((n * Ho + h) * Wo) * K + g * Kg + k0, K, Kg - k0,
-                                                 i + j + c > 0)
+                    wide = Kg - k0 > L
+                    for h in range(h0, h1, tall):
+                        window_products(images, min(tall, h1 - h), Wo, image, base + h * sh * across * C + g * Cg,
+                                        high * across * C, sh * across * C, sw * C, kh, dh * across * C, right, dw * C,
+                                        inner, panels, g * group_size + k0 * depth, wide, 2 * L if wide else L,
+                                        y, ((n * Ho + h) * Wo) * K + g * Kg + k0, Ho * Wo * K, Wo * K, K, Kg - k0)
             if bias.size or relu:
-                finish(y[(n * Ho + h0) * Wo * K:(n * Ho + h1) * Wo * K], bias, relu, K)
-            first += h1 - h0
+                finish(y[(n * Ho + h0) * Wo * K:((n + images - 1) * Ho + h1) * Wo * K], bias, relu, K)
+            first += (images - 1) * Ho + h1 - h0
 
 
 @njit(inline="always")
@@ -104,45 +127,73 @@ def phase_taps(phase, padding, dilation, stride, kernel_size):
 
 
 @kernel
-def backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, sh, sw, ph, pw, dh, dw, groups, margin_h,
-                   margin_w, room, images, chunks):
+def conv_backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, sh, sw, ph, pw, dh, dw, groups,
+                        margin_h, margin_w, room, together, total, chunks):
     """dx from dy (times the ReLU's slope). starts (sh, sw, groups): where each phase's panels begin. Images of dy are
-    copied with margins of zeros, so that no tap reaches outside."""
+    copied with margins of zeros, so that no tap reaches outside. total: the images, which the threads share."""
     Cg, Kg = C // groups, K // groups
-    across = Wo + 2 * margin_w
+    padded = margin_h > 0 or margin_w > 0
+    high, across = Ho + 2 * margin_h, Wo + 2 * margin_w
     for chunk in prange(chunks):
         space = room[chunk]
-        space[:] = 0
-        for n in range(images * chunk // chunks, images * (chunk + 1) // chunks):
-            copy_padded(dy, n * Ho * Wo * K, Ho, Wo, K, margin_h, margin_w, space, across)
+        if padded:
+            space[:] = 0
+        end = total * (chunk + 1) // chunks
+        for n in range(total * chunk // chunks, end, together):
+            images = min(together, end - n)
+            image, base = dy, n * Ho * Wo * K
+            if padded:
+                for other in range(images):
+                    copy_padded(dy, base + other * Ho * Wo * K, Ho, Wo, K, other * high + margin_h, margin_w, space,
+                                across)
+                image, base = space, 0
             for ry in range(min(sh, H)):
                 _, _, down, off_h, back_h = phase_taps(ry, ph, dh, sh, kh)
                 for rx in range(min(sw, W)):
                     _, _, right, off_w, back_w = phase_taps(rx, pw, dw, sw, kw)
-                    count, depth = (W - rx + sw - 1) // sw, down * right * Kg
+                    rows, count, depth = (H - ry + sh - 1) // sh, (W - rx + sw - 1) // sw, down * right * Kg
+                    tall = max(1, STRIP // count)
                     for g in range(groups):
                         for c0 in range(0, Cg, 2 * L):
-                            for q in range((H - ry + sh - 1) // sh):
-                                multiply_along(count, space,
-                                         ((q + off_h + margin_h) * across + off_w + margin_w) * K + g * Kg, K,
-                                         down, -back_h * across * K, right, -back_w * K, Kg, 1,
-                                         panels, starts[ry, rx, g] + c0 * depth, Cg - c0 > L, dx,
-                                         ((n * H + q * sh + ry) * W + rx) * C + g * Cg + c0, sw * C, Cg - c0, False)
+                            wide = Cg - c0 > L
+                            for q in range(0, rows, tall):
+                                to = ((n * H + q * sh + ry) * W + rx) * C + g * Cg + c0
+                                if depth == 0:
+                                    clear(dx, to, images, H * W * C, min(tall, rows - q), sh * W * C, count, sw * C,
+                                          min(Cg - c0, 2 * L))
+                                    continue
+                                at = base + ((q + off_h + margin_h) * across + off_w + margin_w) * K + g * Kg
+                                window_products(images, min(tall, rows - q), count, image, at, high * across * K,
+                                                across * K, K, down, -back_h * across * K, right, -back_w * K, Kg, panels, starts[ry, rx, g] + c0 * depth, wide,
+                                                2 * L if wide else L, dx, to, H * W * C, sh * W * C, sw * C, Cg - c0)
+
+
+@straight
+def clear(dx, to, images, image, rows, row, count, pixel, columns):
+    """0 where no tap reaches."""
+    for n in range(images):
+        for h in range(rows):
+            for w in range(count):
+                start = to + n * image + h * row + w * pixel
+                dx[start:start + columns] = 0
 
 
 @kernel
-def backward_weight(x, H, W, C, dy, Ho, Wo, K, dW, kh, kw, sh, sw, ph, pw, dh, dw, groups, L, parts, room, strips,
-                    images, by_images, accumulate, chunks):
+def conv_backward_weight(x, H, W, C, dy, Ho, Wo, K, dW, kh, kw, sh, sw, ph, pw, dh, dw, groups, L, parts, room, strips,
+                         images, by_images, accumulate, chunks):
     """dW (kh, kw, C / groups, K), each row of it a row of sums over pixels: a is x with channels as rows and pixels as
-    what is summed over, b is dy, copied into panels image by image (strips).
+    what is summed over, b is dy, copied into panels (strips) where it does not lie like one.
 
     by_images: every thread does some images, and their parts are summed; else every thread does some rows of dW.
     """
     Cg, Kg = C // groups, K // groups
-    across, size = W + 2 * pw, kh * kw * Cg * K
+    size = kh * kw * Cg * K
+    padded = ph > 0 or pw > 0
+    across = W + 2 * pw if padded else W
     whole = dw == 1 and groups == 1
     runs, run = (kh, kw * C) if whole else (kh * kw, Cg)    # rows of dW that lie side by side in the image
-    strip = (Kg + L - 1) // L * L * Ho * Wo
+    a_panel = groups == 1 and (K == L or K == 2 * L)
+    tall = max(1, STRIP // Wo)
     for chunk in prange(chunks):
         space, panels = room[chunk], strips[chunk]
         target = dW if not by_images or chunk == 0 else parts[chunk]
@@ -154,24 +205,28 @@ def backward_weight(x, H, W, C, dy, Ho, Wo, K, dW, kh, kw, sh, sw, ph, pw, dh, d
         add = accumulate and (not by_images or chunk == 0)
         if n0 == n1 and not add:
             target[:size] = 0
-        if ph or pw:
+        if padded:
             space[:] = 0
         for n in range(n0, n1):
             image, base = x, n * H * W * C
-            if ph or pw:
+            if padded:
                 copy_padded(x, base, H, W, C, ph, pw, space, across)
                 image, base = space, 0
-            for g in range(groups):
-                lay_strips(dy, n * Ho * Wo * K + g * Kg, Ho * Wo, K, Kg, L, panels[g * strip:])
-            for g in range(groups):
-                for k0 in range(0, Kg, 2 * L):
-                    for r in range(runs):
-                        i, j = (r, 0) if whole else (r // kw, r % kw)
-                        multiply_across(m1 - m0, image, base + (i * dh * across + j * dw) * C + g * Cg + m0, 1,
-                                 1, 0, Ho, sh * across * C, Wo, sw * C,
-                                 panels, g * strip + k0 * Ho * Wo, Kg - k0 > L,
-                                 target, (r * run + m0) * K + g * Kg + k0, K, Kg - k0, add)
-            add = True
+            for h in range(0, Ho, tall):
+                rows = min(tall, Ho - h)
+                for g in range(groups):
+                    b, bt = dy, (n * Ho + h) * Wo * K
+                    if not a_panel:
+                        lay_panels(dy, bt + g * Kg, rows * Wo, K, Kg, L, panels)
+                        b, bt = panels, 0
+                    for k0 in range(0, Kg, 2 * L):
+                        for r in range(runs):
+                            i, j = (r, 0) if whole else (r // kw, r % kw)
+                            at = base + ((h * sh + i * dh) * across + j * dw) * C + g * Cg + m0
+                            multiply_across(m1 - m0, image, at, 1, 1, 0, rows, sh * across * C, Wo, sw * C,
+                                            b, bt + k0 * rows * Wo, Kg - k0 > L,
+                                            target, (r * run + m0) * K + g * Kg + k0, K, Kg - k0, add)
+                add = True
     if by_images:
         for chunk in prange(chunks):
             s = slice(size * chunk // chunks, size * (chunk + 1) // chunks)
@@ -186,7 +241,7 @@ def add_to(target, source):
 
 
 @straight
-def lay_strips(dy, at, pixels, K, columns, L, panels):
+def lay_panels(dy, at, pixels, K, columns, L, panels):
     """columns of dy's pixels in panels, as `multiply` wants its b."""
     for k0 in range(0, columns, 2 * L):
         width, there = min(2 * L, (columns - k0 + L - 1) // L * L), min(2 * L, columns - k0)
@@ -200,20 +255,24 @@ def lay_strips(dy, at, pixels, K, columns, L, panels):
 
 
 @kernel
-def mask_and_sum(dy, y, relu, dh, parts, K, has_bias, chunks):
+def conv_slope_and_bias(dy, y, relu, dh, parts, K, has_bias, chunks):
     """dh = dy where y > 0, else 0 (relu), and parts (chunks, K) = each chunk's sums of dh over its pixels; flat."""
     pixels = dy.size // K
     zero = dy.dtype.type(0)
     for chunk in prange(chunks):
-        total = parts[chunk]
+        total, some = parts[chunk], np.empty(K, dy.dtype)
         total[:] = 0
-        for p in range(pixels * chunk // chunks, pixels * (chunk + 1) // chunks):
-            source = dy[p * K:(p + 1) * K]
-            if relu:
-                value, target = y[p * K:(p + 1) * K], dh[p * K:(p + 1) * K]
-                for k in range(K):
-                    target[k] = source[k] if value[k] > zero else zero
-                if has_bias:
-                    add_to(total, target)
-            elif has_bias:
-                add_to(total, source)
+        end = pixels * (chunk + 1) // chunks
+        for start in range(pixels * chunk // chunks, end, SUMMED):
+            some[:] = 0    # sums of sums, for the rounding
+            for p in range(start, min(end, start + SUMMED)):
+                source = dy[p * K:(p + 1) * K]
+                if relu:
+                    value, target = y[p * K:(p + 1) * K], dh[p * K:(p + 1) * K]
+                    for k in range(K):
+                        target[k] = source[k] if value[k] > zero else zero
+                    if has_bias:
+                        add_to(some, target)
+                elif has_bias:
+                    add_to(some, source)
+            add_to(total, some)

@@ -10,6 +10,8 @@ from numba import njit, prange
 
 from .elementwise import CODES, activate, copy, product
 from .mathfun import kernel, straight
+from .places import above, choose, get, get_places, larger, only, places_of, put, put_places
+from .simd import BYTES, add, fma, mul, positive, sub, zero
 
 RELU, NOWHERE = CODES["relu"], 4   # NOWHERE: the place of a largest that is not above 0
 WIDE = 512   # elements of a wide row, at least half of them for few channels
@@ -147,6 +149,8 @@ def batch_norm_backward(dy, x, mean, inv_std, g, b, dg, db, dx, code, accumulate
             s = slice(start, min(start + width, stop))
             through_activation(dy[s], x[s], middle, scale, shift, dh, slope, code)
             add_products(x[s], middle, dh, total, stretch)
+            if code > RELU:   # to write and read dh takes less time than another exp
+                copy(dh[:x[s].size], dx[s])
             start += width
         parts[chunk] = 0
         fold(total, parts[chunk, 0])
@@ -158,7 +162,10 @@ def batch_norm_backward(dy, x, mean, inv_std, g, b, dg, db, dx, code, accumulate
         start, stop = share(x.size, width, chunk, chunks)
         while start < stop:
             s = slice(start, min(start + width, stop))
-            through_activation(dy[s], x[s], middle, scale, shift, dh, slope, code)
+            if code > RELU:
+                copy(dx[s], dh)
+            else:
+                through_activation(dy[s], x[s], middle, scale, shift, dh, slope, code)
             through_statistics(x[s], middle, scale, u, v, dh, dx[s])
             start += width
 
@@ -209,59 +216,63 @@ def gradients(parts, inv_std, dg, db, R, accumulate):
 
 
 # -- norm_pool: x, dx (N, H, W, C), y, dy, place (N, H // 2, W // 2, C) ---------------------------------------------
+# Vectors of channels (places.py), window by window. The four pixels of a window are numbered row by row.
 
 @kernel
 def norm_pool(x, mean, inv_std, g, b, y, place, train, chunks):
     N, H, W, C = x.shape
-    Ho, Wo = H // 2, W // 2
+    Ho, Wo, lanes = H // 2, W // 2, BYTES // x.itemsize
     scale = np.empty_like(mean)
     product(g, inv_std, scale)
+    x, y, place = x.reshape(-1), y.reshape(-1), place.reshape(-1)
     for chunk in prange(chunks):
-        spare = np.empty(C, np.uint8)
         for row in range(N * Ho * chunk // chunks, N * Ho * (chunk + 1) // chunks):
-            n, h = row // Ho, row % Ho
-            top, bottom = x[n, 2 * h], x[n, 2 * h + 1]
             for w in range(Wo):
-                largest(top[2 * w], top[2 * w + 1], bottom[2 * w], bottom[2 * w + 1], mean, scale, b, y[n, h, w],
-                        place[n, h, w] if train else spare)
-
-
-@straight
-def largest(x0, x1, x2, x3, mean, scale, b, y, place):
-    zero = y.dtype.type(0)
-    for c in range(y.size):
-        m, s, t = mean[c], scale[c], b[c]
-        h0, h1, h2, h3 = (x0[c] - m) * s + t, (x1[c] - m) * s + t, (x2[c] - m) * s + t, (x3[c] - m) * s + t
-        top, bottom = larger(h0, h1), larger(h2, h3)
-        above = larger(top, bottom)
-        first = np.uint8(0) if above == h0 else np.uint8(1) if above == h1 else np.uint8(2) if above == h2 else np.uint8(3)
-        y[c] = zero if above <= zero else above   # so that NaN stays NaN
-        place[c] = first if above > zero else np.uint8(NOWHERE)
+                window, out = first_pixel(row, w, Ho, H, W) * C, (row * Wo + w) * C
+                for c in range(0, C, lanes):
+                    n, at = min(lanes, C - c), window + c
+                    m, s, t = get(mean, c, n), get(scale, c, n), get(b, c, n)
+                    best = fma(sub(get(x, at, n), m), s, t)
+                    k = places_of(0, best)
+                    best, k = larger(fma(sub(get(x, at + C, n), m), s, t), 1, best, k)
+                    best, k = larger(fma(sub(get(x, at + W * C, n), m), s, t), 2, best, k)
+                    best, k = larger(fma(sub(get(x, at + W * C + C, n), m), s, t), 3, best, k)
+                    put(y, out + c, positive(best), n)
+                    if train:
+                        k = choose(above(best, zero(x)), k, places_of(NOWHERE, best))
+                        put_places(place, out + c, k, n)
 
 
 @njit(inline="always")
-def larger(a, b):
-    """NaN if a or b is."""
-    return b if (b > a) | (b != b) else a
+def first_pixel(row, w, Ho, H, W):
+    """The number of the first pixel of window w in this row of windows, counted through all images."""
+    return (row // Ho * H + row % Ho * 2) * W + 2 * w
 
 
 @kernel
 def norm_pool_backward(dy, place, x, mean, inv_std, g, dg, db, dx, accumulate, parts):
     """parts (chunks, 2, C) float64 is scratch."""
     (N, H, W, C), chunks = x.shape, parts.shape[0]
-    Ho, Wo = H // 2, W // 2
+    Ho, Wo, lanes = H // 2, W // 2, BYTES // x.itemsize
+    dy, place, x, dx = dy.reshape(-1), place.reshape(-1), x.reshape(-1), dx.reshape(-1)
     for chunk in prange(chunks):
         total, stretch = np.empty_like(mean), np.empty_like(mean)
         parts[chunk] = 0
         for row in range(N * Ho * chunk // chunks, N * Ho * (chunk + 1) // chunks):
-            n, h = row // Ho, row % Ho
-            top, bottom = x[n, 2 * h], x[n, 2 * h + 1]
             total[:] = 0
             stretch[:] = 0
             for w in range(Wo):
-                add_at_places(top[2 * w], top[2 * w + 1], bottom[2 * w], bottom[2 * w + 1], mean, dy[n, h, w],
-                              place[n, h, w], total, stretch)
-            fold(total, parts[chunk, 0])   # a row of float32 sums at a time
+                window, out = first_pixel(row, w, Ho, H, W) * C, (row * Wo + w) * C
+                for c in range(0, C, lanes):
+                    n, at = min(lanes, C - c), window + c
+                    m, d = get(mean, c, n), get(dy, out + c, n)
+                    k = get_places(place, out + c, d, n)
+                    put(total, c, add(get(total, c, n), sub(d, only(k, NOWHERE, d))), n)
+                    sums = fma(only(k, 0, d), sub(get(x, at, n), m), get(stretch, c, n))
+                    sums = fma(only(k, 1, d), sub(get(x, at + C, n), m), sums)
+                    sums = fma(only(k, 2, d), sub(get(x, at + W * C, n), m), sums)
+                    put(stretch, c, fma(only(k, 3, d), sub(get(x, at + W * C + C, n), m), sums), n)
+            fold(total, parts[chunk, 0])   # sums in the type of x for a row only, then in float64
             fold(stretch, parts[chunk, 1])
     scale = np.empty_like(mean)
     product(g, inv_std, scale)
@@ -269,44 +280,34 @@ def norm_pool_backward(dy, place, x, mean, inv_std, g, dg, db, dx, accumulate, p
     rows = (H + 1) // 2
     for chunk in prange(chunks):
         for row in range(N * rows * chunk // chunks, N * rows * (chunk + 1) // chunks):
-            n, h = row // rows, row % rows
-            top, dtop = x[n, 2 * h], dx[n, 2 * h]
-            if h == Ho:   # an odd last row is in no window
+            image, h = row // rows, row % rows
+            top = (image * H + 2 * h) * W
+            if h == Ho:   # an odd last row is in no window, nor is an odd last column
                 for w in range(W):
-                    outside(top[w], mean, scale, u, v, dtop[w])
+                    outside(x, (top + w) * C, mean, scale, u, v, dx)
                 continue
-            bottom, dbottom = x[n, 2 * h + 1], dx[n, 2 * h + 1]
             for w in range(Wo):
-                spread(top[2 * w], top[2 * w + 1], bottom[2 * w], bottom[2 * w + 1], mean, scale, u, v,
-                       dy[n, h, w], place[n, h, w], dtop[2 * w], dtop[2 * w + 1], dbottom[2 * w], dbottom[2 * w + 1])
+                window, out = (top + 2 * w) * C, ((image * Ho + h) * Wo + w) * C
+                for c in range(0, C, lanes):
+                    n, at, d = min(lanes, C - c), window + c, get(dy, out + c, min(lanes, C - c))
+                    k = get_places(place, out + c, d, n)
+                    inside(only(k, 0, d), x, at, c, n, mean, scale, u, v, dx)
+                    inside(only(k, 1, d), x, at + C, c, n, mean, scale, u, v, dx)
+                    inside(only(k, 2, d), x, at + W * C, c, n, mean, scale, u, v, dx)
+                    inside(only(k, 3, d), x, at + W * C + C, c, n, mean, scale, u, v, dx)
             if W > 2 * Wo:
-                outside(top[W - 1], mean, scale, u, v, dtop[W - 1])
-                outside(bottom[W - 1], mean, scale, u, v, dbottom[W - 1])
+                outside(x, (top + W - 1) * C, mean, scale, u, v, dx)
+                outside(x, (top + 2 * W - 1) * C, mean, scale, u, v, dx)
 
 
-@straight
-def add_at_places(x0, x1, x2, x3, mean, dy, place, total, stretch):
-    zero = dy.dtype.type(0)
-    for c in range(dy.size):
-        k = place[c]
-        d = dy[c] if k < NOWHERE else zero
-        x = x0[c] if k == 0 else x1[c] if k == 1 else x2[c] if k == 2 else x3[c]
-        total[c] += d
-        stretch[c] += d * (x - mean[c])
+@njit(inline="always")
+def inside(dh, x, at, c, n, mean, scale, u, v, dx):
+    centred = sub(get(x, at, n), get(mean, c, n))
+    put(dx, at, mul(get(scale, c, n), sub(sub(dh, get(u, c, n)), mul(get(v, c, n), centred))), n)
 
 
-@straight
-def spread(x0, x1, x2, x3, mean, scale, u, v, dy, place, dx0, dx1, dx2, dx3):
-    zero = dy.dtype.type(0)
-    for c in range(dy.size):
-        k, d, m, s, a, b = place[c], dy[c], mean[c], scale[c], u[c], v[c]
-        dx0[c] = s * (((d if k == 0 else zero) - a) - b * (x0[c] - m))
-        dx1[c] = s * (((d if k == 1 else zero) - a) - b * (x1[c] - m))
-        dx2[c] = s * (((d if k == 2 else zero) - a) - b * (x2[c] - m))
-        dx3[c] = s * (((d if k == 3 else zero) - a) - b * (x3[c] - m))
-
-
-@straight
-def outside(x, mean, scale, u, v, dx):
-    for c in range(x.size):
-        dx[c] = -scale[c] * (u[c] + v[c] * (x[c] - mean[c]))
+@njit
+def outside(x, at, mean, scale, u, v, dx):
+    C, lanes = mean.size, BYTES // x.itemsize
+    for c in range(0, C, lanes):
+        inside(zero(x), x, at + c, c, min(lanes, C - c), mean, scale, u, v, dx)

@@ -1,145 +1,114 @@
-"""Pooling of images (N, H, W, C).
+"""Pooling of images (N, H, W, C): vectors of channels (places.py), window by window.
 
-A row of windows is made in two steps: the rows of x that it covers become one row (one long loop for each), then the
-pixels of that row become windows. Backwards each row of dx gathers from the windows that cover it, so that threads,
-which take rows, never write the same place.
+Backwards each pixel of dx gathers from the windows that cover it: so it is written once, without a fill before, and
+threads, which take rows, never write the same place.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from .elementwise import copy, plus
+from .elementwise import copy
 from .mathfun import kernel, straight
 from .norm import fold, tile, wide
+from .places import get, get_places, larger, only, places_of, put, put_places
+from .simd import BYTES, add, constant, mul, zero
 
 
 @kernel
 def max_pool(x, y, place, kh, kw, sh, sw, ph, pw, train, chunks):
     """place: i kw + j of the largest in each window, the first if several are as large."""
-    (N, H, W, C), Ho, Wo = x.shape, y.shape[1], y.shape[2]
+    N, H, W, C = x.shape
+    Ho, Wo, lanes = y.shape[1], y.shape[2], BYTES // x.itemsize
+    x, y, place = x.reshape(-1), y.reshape(-1), place.reshape(-1)
     for chunk in prange(chunks):
-        column, origin = np.empty((W, C), x.dtype), np.empty((W, C), np.uint8)
-        spare = np.empty((Wo, C), np.uint8)
         for row in range(N * Ho * chunk // chunks, N * Ho * (chunk + 1) // chunks):
-            n, h = row // Ho, row % Ho
-            first, last = covered(h, sh, ph, kh, H)
-            for i in range(first, last):
-                pixels = x[n, h * sh - ph + i].reshape(-1)
-                take_larger(pixels, column.reshape(-1), origin.reshape(-1), i * kw, i == first)
-            out, chosen = y[n, h], place[n, h] if train else spare
+            top = row % Ho * sh - ph
             for w in range(Wo):
-                left, right = covered(w, sw, pw, kw, W)
-                for j in range(left, right):
-                    at = w * sw - pw + j
-                    take_first_of_larger(column[at], origin[at], out[w], chosen[w], j, j == left)
-
-
-@njit(inline="always")
-def covered(window, stride, padding, kernel, size):
-    """The places from first to last - 1 of this window that lie on x."""
-    start = window * stride - padding
-    return max(0, -start), min(kernel, size - start)
-
-
-@straight
-def take_larger(x, best, origin, code, new):
-    if new:
-        copy(x, best)
-        origin[:] = code
-        return
-    code = np.uint8(code)
-    for i in range(x.size):
-        larger = (x[i] > best[i]) | ((x[i] != x[i]) & (best[i] == best[i]))
-        best[i], origin[i] = x[i] if larger else best[i], code if larger else origin[i]
-
-
-@straight
-def take_first_of_larger(x, origin, best, place, code, new):
-    """As take_larger, but of those that are as large the one with the smaller place wins."""
-    code = np.uint8(code)
-    if new:
-        for c in range(x.size):
-            best[c], place[c] = x[c], origin[c] + code
-        return
-    for c in range(x.size):
-        a, b, k = x[c], best[c], np.uint8(origin[c] + code)
-        a_is_nan, b_is_nan = a != a, b != b
-        same = (a == b) | (a_is_nan & b_is_nan)
-        larger = (a > b) | (a_is_nan & (b == b)) | (same & (k < place[c]))
-        best[c], place[c] = a if larger else b, k if larger else place[c]
+                left, out = w * sw - pw, (row * Wo + w) * C
+                window = ((row // Ho * H + top) * W + left) * C
+                for c in range(0, C, lanes):
+                    n, best = min(lanes, C - c), constant(x, -np.inf)
+                    k = places_of(0, best)
+                    for i in range(max(0, -top), min(kh, H - top)):
+                        for j in range(max(0, -left), min(kw, W - left)):
+                            best, k = larger(get(x, window + (i * W + j) * C + c, n), i * kw + j, best, k)
+                    put(y, out + c, best, n)
+                    if train:
+                        put_places(place, out + c, k, n)
 
 
 @kernel
 def max_pool_backward(dy, place, dx, kh, kw, sh, sw, ph, pw, chunks):
-    (N, H, W, C), Ho, Wo = dx.shape, dy.shape[1], dy.shape[2]
+    N, H, W, C = dx.shape
+    Ho, Wo, lanes = dy.shape[1], dy.shape[2], BYTES // dx.itemsize
+    dy, place, dx = dy.reshape(-1), place.reshape(-1), dx.reshape(-1)
+    across = covering(W, kw, sw, pw, Wo)
+    down = covering(H, kh, sh, ph, Ho)
     for chunk in prange(chunks):
         for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
-            n, r = row // H, row % H
-            out = dx[n, r]
-            out[:] = 0
-            first, last = covering(r, sh, ph, kh, Ho)
-            for h in range(first, last):
-                i = r + ph - h * sh
-                for w in range(Wo):
-                    left, right = covered(w, sw, pw, kw, W)
-                    for j in range(left, right):
-                        add_where(dy[n, h, w], place[n, h, w], i * kw + j, out[w * sw - pw + j])
+            image, r = row // H, row % H
+            for q in range(W):
+                h, w, out = down[r, 0], across[q, 0], (row * W + q) * C
+                if down[r, 1] == h + 1 and across[q, 1] == w + 1:   # every pixel, if windows lie side by side
+                    window, code = ((image * Ho + h) * Wo + w) * C, (r + ph - h * sh) * kw + q + pw - w * sw
+                    for c in range(0, C, lanes):
+                        n = min(lanes, C - c)
+                        d = get(dy, window + c, n)
+                        put(dx, out + c, only(get_places(place, window + c, d, n), code, d), n)
+                    continue
+                for c in range(0, C, lanes):
+                    n, total = min(lanes, C - c), zero(dx)
+                    for h in range(down[r, 0], down[r, 1]):
+                        for w in range(across[q, 0], across[q, 1]):
+                            window, code = ((image * Ho + h) * Wo + w) * C, (r + ph - h * sh) * kw + q + pw - w * sw
+                            d = get(dy, window + c, n)
+                            total = add(total, only(get_places(place, window + c, d, n), code, d))
+                    put(dx, out + c, total, n)
 
 
-@njit(inline="always")
-def covering(at, stride, padding, kernel, windows):
-    """The windows from first to last - 1 that cover this row of x."""
-    return max(0, (at + padding - kernel) // stride + 1), min(windows, (at + padding) // stride + 1)
-
-
-@straight
-def add_where(dy, place, code, dx):
-    zero, code = dy.dtype.type(0), np.uint8(code)
-    for c in range(dy.size):
-        dx[c] += dy[c] if place[c] == code else zero
+@njit
+def covering(size, kernel, stride, padding, windows):
+    """(size, 2): the windows that cover each place of an axis, from the first up to but without the last."""
+    bounds = np.empty((size, 2), np.int64)
+    for at in range(size):
+        bounds[at, 0] = max(0, (at + padding - kernel) // stride + 1)
+        bounds[at, 1] = min(windows, (at + padding) // stride + 1)
+    return bounds
 
 
 @kernel
 def avg_pool(x, y, kh, kw, sh, sw, chunks):
-    (N, H, W, C), Ho, Wo = x.shape, y.shape[1], y.shape[2]
-    share = x.dtype.type(1 / (kh * kw))
+    N, H, W, C = x.shape
+    Ho, Wo, lanes = y.shape[1], y.shape[2], BYTES // x.itemsize
+    x, y = x.reshape(-1), y.reshape(-1)
     for chunk in prange(chunks):
-        column = np.empty((W, C), x.dtype)
         for row in range(N * Ho * chunk // chunks, N * Ho * (chunk + 1) // chunks):
-            n, h = row // Ho, row % Ho
-            column[:] = 0
-            for i in range(kh):
-                add_scaled(x[n, h * sh + i].reshape(-1), share, column.reshape(-1))
-            out = y[n, h]
-            out[:] = 0
             for w in range(Wo):
-                for j in range(kw):
-                    plus(out[w], column[w * sw + j], out[w])
-
-
-@straight
-def add_scaled(x, factor, out):
-    for i in range(x.size):
-        out[i] += factor * x[i]
+                window, out = ((row // Ho * H + row % Ho * sh) * W + w * sw) * C, (row * Wo + w) * C
+                for c in range(0, C, lanes):
+                    n, total = min(lanes, C - c), zero(x)
+                    for i in range(kh):
+                        for j in range(kw):
+                            total = add(total, get(x, window + (i * W + j) * C + c, n))
+                    put(y, out + c, mul(total, constant(x, 1 / (kh * kw))), n)
 
 
 @kernel
 def avg_pool_backward(dy, dx, kh, kw, sh, sw, chunks):
-    (N, H, W, C), Ho, Wo = dx.shape, dy.shape[1], dy.shape[2]
-    share = dy.dtype.type(1 / (kh * kw))
+    N, H, W, C = dx.shape
+    Ho, Wo, lanes = dy.shape[1], dy.shape[2], BYTES // dx.itemsize
+    dy, dx = dy.reshape(-1), dx.reshape(-1)
+    across, down = covering(W, kw, sw, 0, Wo), covering(H, kh, sh, 0, Ho)
     for chunk in prange(chunks):
-        column = np.empty((Wo, C), dy.dtype)
         for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
-            n, r = row // H, row % H
-            column[:] = 0
-            first, last = covering(r, sh, 0, kh, Ho)
-            for h in range(first, last):
-                add_scaled(dy[n, h].reshape(-1), share, column.reshape(-1))
-            out = dx[n, r]
-            out[:] = 0
-            for w in range(Wo):
-                for j in range(kw):
-                    plus(out[w * sw + j], column[w], out[w * sw + j])
+            image, r = row // H, row % H
+            for q in range(W):
+                for c in range(0, C, lanes):
+                    n, total = min(lanes, C - c), zero(dx)
+                    for h in range(down[r, 0], down[r, 1]):
+                        for w in range(across[q, 0], across[q, 1]):
+                            total = add(total, get(dy, ((image * Ho + h) * Wo + w) * C + c, n))
+                    put(dx, (row * W + q) * C + c, mul(total, constant(dx, 1 / (kh * kw))), n)
 
 
 @kernel
@@ -148,19 +117,19 @@ def global_avg_pool(x, y, chunks):
     N, C = y.shape
     width = wide(C)
     for chunk in prange(chunks):
-        total = np.empty(width)
+        total, sums = np.empty(width), np.empty(C)
         for n in range(N * chunk // chunks, N * (chunk + 1) // chunks):
             total[:] = 0
+            sums[:] = 0
             for start in range(0, x.shape[1], width):
-                add_double(x[n, start:start + width], total)
-            mean = np.zeros(C)
-            fold(total, mean)
+                add_to(x[n, start:start + width], total)
+            fold(total, sums)
             for c in range(C):
-                y[n, c] = mean[c] * C / x.shape[1]
+                y[n, c] = sums[c] * C / x.shape[1]
 
 
 @straight
-def add_double(x, total):
+def add_to(x, total):
     for i in range(x.size):
         total[i] += np.float64(x[i])
 
@@ -170,12 +139,12 @@ def global_avg_pool_backward(dy, dx, chunks):
     """dy (N, C), dx (N, H W C)."""
     N, C = dy.shape
     width = wide(C)
-    share = dy.dtype.type(C / dx.shape[1])
     for chunk in prange(chunks):
+        each = np.empty(C, dy.dtype)
         for n in range(N * chunk // chunks, N * (chunk + 1) // chunks):
-            each = np.zeros(C, dy.dtype)
-            add_scaled(dy[n], share, each)
-            each = tile(each, width)
+            for c in range(C):
+                each[c] = dy[n, c] * C / dx.shape[1]
+            pixels = tile(each, width)
             for start in range(0, dx.shape[1], width):
                 out = dx[n, start:start + width]
-                copy(each[:out.size], out)
+                copy(pixels[:out.size], out)

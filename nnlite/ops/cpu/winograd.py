@@ -7,7 +7,8 @@ are taken at the points 0, 1, -1, 2, -2 and infinity, multiplied there, and the 
 
 Per tile, channel and output that is 36 multiplications instead of 9 m^2 = 144, or 25 m^2 = 100. Summed over the
 channels, the products at each of the 36 points are a matrix product: tiles x channels times channels x outputs.
-In the derivative with respect to W the same transforms stand in their transposed form:
+In the derivative with respect to W the same transforms stand in their transposed form; it is used for 3x3 alone,
+because for 5x5 its sums at the points 2 and -2, which count 16 times, lose too many digits in float32:
 
     dW = G^T ( sum over tiles of (B^T X B) * (A dY A^T) ) G
 
@@ -23,6 +24,7 @@ from .simd import add, constant, fma, load, load_some, mul, positive, store, sto
 
 POINTS = 36
 BLOCK = 64   # channels, and outputs, whose sums of products for dW are kept at once
+SUMMED = 700   # tiles whose products are added up before they are added to dW: longer sums lose digits
 
 
 def tile_size(kernel_size):
@@ -71,13 +73,6 @@ def spread4(a, y0, y1, y2, y3):
     even, odd = add(y0, y2), add(y1, y3)
     even2, odd2 = fma(y2, four, y0), fma(y3, eight, mul(y1, two))
     return y0, add(even, odd), sub(even, odd), add(even2, odd2), sub(even2, odd2), y3
-
-
-@njit(inline="always")
-def spread2(a, y0, y1):
-    """A y for two outputs"""
-    odd2 = mul(y1, constant(a, 2.0))
-    return y0, add(y0, y1), sub(y0, y1), add(y0, odd2), sub(y0, odd2), y1
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
@@ -167,23 +162,17 @@ def put(y, t, value, relu, some, L):
 
 
 @straight
-def spread_gradient(dy, at, row, pixel, size, k, some, L, z, to, step, half):
-    """z[to + point step] = A dY A^T for the some (at most L) outputs from k on."""
-    for j in range(size):
+def spread_gradient(dy, at, row, pixel, k, some, L, z, to, step, half):
+    """z[to + point step] = A dY A^T of a tile of 4 x 4, for the some (at most L) outputs from k on."""
+    for j in range(4):
         p = at + j * pixel + k
-        if size == 4:
-            d = spread4(dy, load_some(dy, p, some), load_some(dy, p + row, some), load_some(dy, p + 2 * row, some),
-                        load_some(dy, p + 3 * row, some))
-        else:
-            d = spread2(dy, load_some(dy, p, some), load_some(dy, p + row, some))
+        d = spread4(dy, load_some(dy, p, some), load_some(dy, p + row, some), load_some(dy, p + 2 * row, some),
+                    load_some(dy, p + 3 * row, some))
         for i in range(6):
             store(half, (i * 4 + j) * L, d[i])
     for i in range(6):
         q = i * 4 * L
-        if size == 4:
-            d = spread4(dy, load(half, q), load(half, q + L), load(half, q + 2 * L), load(half, q + 3 * L))
-        else:
-            d = spread2(dy, load(half, q), load(half, q + L))
+        d = spread4(dy, load(half, q), load(half, q + L), load(half, q + 2 * L), load(half, q + 3 * L))
         for j in range(6):
             store(z, to + (i * 6 + j) * step, d[j])
 
@@ -191,7 +180,7 @@ def spread_gradient(dy, at, row, pixel, size, k, some, L, z, to, step, half):
 # -- kernels ----------------------------------------------------------------------------------------------------------
 
 @kernel
-def forward(x, N, H, W, C, u, L, bias, relu, y, Ho, Wo, K, size, ph, pw, v, m, patch, group, chunks):
+def winograd_forward(x, N, H, W, C, u, L, bias, relu, y, Ho, Wo, K, size, ph, pw, v, m, patch, group, chunks):
     """y = the convolution with the weights transformed into u: 36 matrices C x K in panels.
     v, m, patch (chunks, ...): room for the transforms of `group` tiles and for one tile at an edge."""
     down, across = (Ho + size - 1) // size, (Wo + size - 1) // size
@@ -261,15 +250,14 @@ def turn_weight(W, places, C, K, turned, chunks):
 
 
 @kernel
-def backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, size, ph, pw, v, z, du, patch, parts, by_tiles, group,
-                    accumulate, chunks):
-    """dW (r, r, C, K), made for BLOCK channels and BLOCK outputs at a time: their 36 sums stay in the cache.
+def winograd_backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, ph, pw, v, z, du, patch, parts, by_tiles, group,
+                             accumulate, chunks):
+    """dW (3, 3, C, K), made for BLOCK channels and BLOCK outputs at a time: their 36 sums stay in the cache.
 
     by_tiles: every thread takes some tiles, and parts (chunks, ...) are summed; else every thread takes some blocks.
     """
-    r = G.shape[1]
-    down, across = (Ho + size - 1) // size, (Wo + size - 1) // size
-    tiles, whole = N * down * across, r * r * C * K
+    down, across, size = (Ho + 3) // 4, (Wo + 3) // 4, 4
+    tiles, whole = N * down * across, 9 * C * K
     blocks_c, blocks_k = (C + BLOCK - 1) // BLOCK, (K + BLOCK - 1) // BLOCK
     plane = group * BLOCK + L
     for chunk in prange(chunks):
@@ -284,15 +272,17 @@ def backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, size, ph, pw, v, z, 
             c0, k0 = block // blocks_k * BLOCK, block % blocks_k * BLOCK
             Cb, Kb = min(BLOCK, C - c0), min(BLOCK, K - k0)
             Kp = (Kb + L - 1) // L * L
-            if first == end:
-                us[:] = 0
+            target, add_to_it, since = dW, accumulate, first
+            if by_tiles and chunk > 0:
+                target, add_to_it = parts[chunk], False
             for start in range(first, end, group):
                 count = min(group, end - start)
                 for t in range(count):
                     n, th, tw = (start + t) // (down * across), (start + t) // across % down, (start + t) % across
                     top, left, image = th * size - ph, tw * size - pw, n * H * W * C
                     if top >= 0 and left >= 0 and top + 6 <= H and left + 6 <= W:
-                        transform_input(x, image + (top * W + left) * C + c0, W * C, C, Cb, L, vs, t * BLOCK, plane, half)
+                        transform_input(x, image + (top * W + left) * C + c0, W * C, C, Cb, L, vs, t * BLOCK, plane,
+                                        half)
                     else:
                         cut_patch(x, image, H, W, C, top, left, 6, edge)
                         transform_input(edge, c0, 6 * C, C, Cb, L, vs, t * BLOCK, plane, half)
@@ -303,16 +293,15 @@ def backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, size, ph, pw, v, z, 
                         source, at, row = edge, 0, size * K
                     for k in range(0, Kb, L):
                         panel = k // (2 * L) * 2 * L
-                        spread_gradient(source, at, row, K, size, k0 + k, min(L, Kb - k), L, zs,
+                        spread_gradient(source, at, row, K, k0 + k, min(L, Kb - k), L, zs,
                                         panel * count + t * min(2 * L, Kp - panel) + k - panel, plane, half)
                 for p in range(POINTS):
                     for k in range(0, Kp, 2 * L):
                         multiply_across(Cb, vs, p * plane, 1, 1, 0, 1, 0, count, BLOCK, zs, p * plane + k * count,
-                                        Kp - k > L, us, p * BLOCK * BLOCK + k, BLOCK, Kp - k, start > first)
-            target, add_to_it = dW, accumulate
-            if by_tiles and chunk > 0:
-                target, add_to_it = parts[chunk], False
-            transform_back(us, Cb, Kb, G, L, target, (c0 * K + k0), C * K, K, add_to_it, half)
+                                        Kp - k > L, us, p * BLOCK * BLOCK + k, BLOCK, Kp - k, start > since)
+                if start + count == end or start + group - since >= SUMMED:
+                    transform_back(us, Cb, Kb, G, L, target, (c0 * K + k0), C * K, K, add_to_it, half)
+                    add_to_it, since = True, start + group
     if by_tiles:
         for chunk in prange(chunks):
             s = slice(whole * chunk // chunks, whole * (chunk + 1) // chunks)

@@ -2,7 +2,8 @@
 kernels of the .cu files beside this one, and what is a single pass in CuPy already (add, multiply, take_rows) by CuPy.
 
 No method waits for the device but to_host and all_finite, and none reads a number from it: learning rate, step and
-scale may be 0-d arrays, which the kernels read. So a step can be captured as a graph; see graph.py.
+scale may be 0-d arrays, which the kernels read. So a step can be captured as a graph; see graph.py. The methods on
+images and class labels are in images.py.
 """
 
 import math
@@ -10,12 +11,12 @@ import math
 import cupy
 import numpy as np
 
-from ..reference import ACTIVATIONS, ReferenceOps, keep_threshold
+from ..reference import ReferenceOps, keep_threshold
 from .blas import TRANSPOSED, Blas
 from .graph import Capture, Staging
-from .kernels import BLOCK, NO_KEY, NULL, Kernels, key_words, scalar
+from .images import ImageOps
+from .kernels import BLOCK, CODES, NO_KEY, Kernels, flat, key_words, plain, pointer, scalar
 
-CODES = {name: np.int32(code) for code, name in enumerate(ACTIVATIONS)}   # the order of enum Function
 TRIPLET_BLOCK = 64   # as in latent.cu
 PER_THREAD = 4       # elements that a thread adds up before its block does
 MOST_BLOCKS = 1024   # of a sum's first stage
@@ -23,7 +24,7 @@ STRETCH = 16         # rows that a thread adds up at least, of those whose gradi
 STAGED = 1 << 20     # bytes: copies from the host up to this size wait for nobody
 
 
-class CudaOps(ReferenceOps):
+class CudaOps(ImageOps, ReferenceOps):
     name = "cuda"
     xp = cupy
     array_type = cupy.ndarray
@@ -65,7 +66,7 @@ class CudaOps(ReferenceOps):
 
     def sum_of_squares(self, x):
         partial = self._partial(x.size)
-        self._kernels("sum_of_squares", x.dtype, len(partial) * BLOCK, _plain(x), x.size, partial)
+        self._kernels("sum_of_squares", x.dtype, len(partial) * BLOCK, plain(x), x.size, partial)
         return self._finish_sum(x.dtype, partial, 1.0, 1.0)
 
     def _partial(self, count):
@@ -100,27 +101,27 @@ class CudaOps(ReferenceOps):
 
     def linear(self, x, W, b):
         y = self.empty((*x.shape[:-1], W.shape[1]), x.dtype)
-        self._blas.gemm(_rows(x), _plain(W), _rows(y))
+        self._blas.gemm(flat(x), plain(W), flat(y))
         if b is not None:
             self._dense_forward(y, None, b, "identity", 1.0, None)
         return y
 
     def linear_backward(self, dy, x, W, dW, db, accumulate, need_dx):
         if db is not None:
-            self._sum_rows(_rows(dy), None, None, db, accumulate)
-        return self._products_backward(_rows(dy), x, W, dW, accumulate, need_dx)
+            self._sum_rows(flat(dy), None, None, db, accumulate)
+        return self._products_backward(flat(dy), x, W, dW, accumulate, need_dx)
 
     def dense(self, x, W, b, activation, keep_prob, key, train):
         y = self.empty((*x.shape[:-1], W.shape[1]), x.dtype)
         slope = self.empty(y.shape, y.dtype) if train else None
-        self._blas.gemm(_rows(x), _plain(W), _rows(y))
+        self._blas.gemm(flat(x), plain(W), flat(y))
         self._dense_forward(y, slope, b, activation, keep_prob if train else 1.0, key)
         return y, slope
 
     def dense_backward(self, dy, slope, x, W, dW, db, accumulate, need_dx):
-        dy = _rows(dy)
+        dy = flat(dy)
         dh = self.empty(dy.shape, dy.dtype)
-        self._sum_rows(dy, _plain(slope), dh, db, accumulate)
+        self._sum_rows(dy, plain(slope), dh, db, accumulate)
         return self._products_backward(dh, x, W, dW, accumulate, need_dx)
 
     def _dense_forward(self, y, slope, b, activation, keep_prob, key):
@@ -129,18 +130,18 @@ class CudaOps(ReferenceOps):
         rows = y.size // columns if columns else 0
         each = max(1, rows // (1 if b.ndim == 1 else len(b)))
         threshold, words = (keep_threshold(keep_prob), key_words(key)) if keep_prob < 1 else (0, NO_KEY)
-        self._kernels("dense_forward", y.dtype, _blocks(rows, columns), y, _pointer(slope), _plain(b), rows, columns,
+        self._kernels("dense_forward", y.dtype, _blocks(rows, columns), y, pointer(slope), plain(b), rows, columns,
                       each, CODES[activation], np.uint64(threshold), 1 / keep_prob, *words)
 
     def _sum_rows(self, dy, slope, dh, db, accumulate):
         """dh = dy slope, unless slope is None, and db = sums of dh over the rows of each group."""
         rows, columns = dy.shape
         groups = 1 if db.ndim == 1 else len(db)
-        each = rows // groups
+        each = rows // max(1, groups)
         stretch = max(STRETCH, math.isqrt(each))
         parts = max(1, -(-each // stretch))
         sums = db if parts == 1 else self.empty((groups, parts, columns), dy.dtype)
-        self._kernels("dense_backward", dy.dtype, groups * parts * columns, dy, _pointer(slope), _pointer(dh), sums,
+        self._kernels("dense_backward", dy.dtype, groups * parts * columns, dy, pointer(slope), pointer(dh), sums,
                       groups, each, columns, parts, stretch, np.int32(accumulate and parts == 1))
         if parts > 1:
             self._kernels("add_parts", dy.dtype, groups * columns, sums, db, groups, parts, columns,
@@ -148,25 +149,25 @@ class CudaOps(ReferenceOps):
 
     def _products_backward(self, dh, x, W, dW, accumulate, need_dx):
         """dW = x^T dh, and dx = dh W^T, or None."""
-        self._blas.gemm(_rows(x), dh, dW, a_form=TRANSPOSED, accumulate=accumulate)
+        self._blas.gemm(flat(x), dh, dW, a_form=TRANSPOSED, accumulate=accumulate)
         if not need_dx:
             return None
         dx = self.empty(x.shape, x.dtype)
-        self._blas.gemm(dh, _plain(W), _rows(dx), b_form=TRANSPOSED)
+        self._blas.gemm(dh, plain(W), flat(dx), b_form=TRANSPOSED)
         return dx
 
     # -- element by element --------------------------------------------------------------------------------------
 
     def activation(self, x, function, alpha, train):
         y, slope = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype) if train else None
-        self._kernels("activation", x.dtype, x.size, _plain(x), y, _pointer(slope), x.size, CODES[function],
+        self._kernels("activation", x.dtype, x.size, plain(x), y, pointer(slope), x.size, CODES[function],
                       float(alpha))
         return y, slope
 
     def dropout(self, x, keep_prob, key):
         y, mask = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
         rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-        self._kernels("dropout", x.dtype, _blocks(rows, columns), _plain(x), y, mask, rows, columns,
+        self._kernels("dropout", x.dtype, _blocks(rows, columns), plain(x), y, mask, rows, columns,
                       np.uint64(keep_threshold(keep_prob)), 1 / keep_prob, *key_words(key))
         return y, mask
 
@@ -175,39 +176,39 @@ class CudaOps(ReferenceOps):
     def gaussian_sample(self, h, samples, key):
         rows, K = len(h) * samples, h.shape[1] // 2
         z = self.empty((rows, K), h.dtype)
-        self._kernels("gaussian_sample", h.dtype, _blocks(rows, K), _plain(h), z, rows, K, samples, *key_words(key))
+        self._kernels("gaussian_sample", h.dtype, _blocks(rows, K), plain(h), z, rows, K, samples, *key_words(key))
         return z
 
     def gaussian_sample_backward(self, dz, h, z):
         N, K = len(h), h.shape[1] // 2
         dh = self.empty(h.shape, h.dtype)
-        self._kernels("gaussian_sample_backward", h.dtype, N * K, _plain(dz), _plain(h), _plain(z), dh, N, K,
+        self._kernels("gaussian_sample_backward", h.dtype, N * K, plain(dz), plain(h), plain(z), dh, N, K,
                       len(z) // max(1, N))
         return dh
 
     def squared_error(self, f, x, scale):
         df, partial = self.empty(f.shape, f.dtype), self._partial(f.size)
-        self._kernels("squared_error", f.dtype, len(partial) * BLOCK, _plain(f), _plain(x), df, *f.shape,
+        self._kernels("squared_error", f.dtype, len(partial) * BLOCK, plain(f), plain(x), df, *f.shape,
                       len(f) // len(x), *scalar(scale), partial)
         return self._finish_sum(f.dtype, partial, 1.0, scale), df
 
     def gaussian_kl(self, h, scale):
         dh, partial = self.empty(h.shape, h.dtype), self._partial(h.size // 2)
-        self._kernels("gaussian_kl", h.dtype, len(partial) * BLOCK, _plain(h), dh, len(h), h.shape[1] // 2,
+        self._kernels("gaussian_kl", h.dtype, len(partial) * BLOCK, plain(h), dh, len(h), h.shape[1] // 2,
                       *scalar(scale), partial)
         return self._finish_sum(h.dtype, partial, 0.5, scale), dh
 
     def triplet_softplus(self, z, weight, scale):
         rows = len(z) // 3
         dz, partial = self.empty(z.shape, z.dtype), self.empty((rows,), "float64")
-        self._kernels("triplet_softplus", z.dtype, rows * TRIPLET_BLOCK, _plain(z), weight.astype(z.dtype, copy=False),
+        self._kernels("triplet_softplus", z.dtype, rows * TRIPLET_BLOCK, plain(z), weight.astype(z.dtype, copy=False),
                       dz, rows, z.shape[1], rows // len(weight), *scalar(scale), partial, block=TRIPLET_BLOCK)
         return self._finish_sum(z.dtype, partial, 1.0, scale), dz
 
     # -- optimisers ----------------------------------------------------------------------------------------------
 
     def sgd(self, p, g, m, ranges, lr, clip, momentum, nesterov):
-        self._update("sgd", p, g, _pointer(m), ranges=ranges, lr=lr, clip=clip,
+        self._update("sgd", p, g, pointer(m), ranges=ranges, lr=lr, clip=clip,
                      options=(float(momentum), np.int32(nesterov)))
 
     def adagrad(self, p, g, v, ranges, lr, clip, eps):
@@ -233,21 +234,6 @@ class CudaOps(ReferenceOps):
                                     self.asarray([decay for _, _, (decay, _) in ranges], "float64"),
                                     self.asarray([rate for _, _, (_, rate) in ranges], "float64"))
         return self._ranges[ranges]
-
-
-def _plain(x):
-    """x itself if it lies in C order, else a copy that does: kernels and products expect that."""
-    return cupy.ascontiguousarray(x)
-
-
-def _rows(x):
-    """x (..., D) as a matrix in C order: a view of x if x lies so."""
-    return _plain(x).reshape(-1, x.shape[-1])
-
-
-def _pointer(array):
-    """The array, or a null pointer for None."""
-    return NULL if array is None else array
 
 
 def _blocks(rows, columns):

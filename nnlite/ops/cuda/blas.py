@@ -38,13 +38,14 @@ class Blas:
                            "float64": ("cublasDgemm_v2", *_constants(ctypes.c_double))}
 
     def gemm(self, a, b, out, *, a_form=PLAIN, b_form=PLAIN, accumulate=False):
-        """out (m, n) = op(a) op(b), added to out if accumulate; matrices in C order, op as the forms say."""
+        """out (m, n) = op(a) op(b), added to out if accumulate; op as the forms say. Rows of matrices lie in C order,
+        any distance apart: a matrix may be some neighbouring columns of a larger one."""
         (m, n), k = out.shape, a.shape[0] if a_form else a.shape[1]
         self._follow(cupy.cuda.get_current_stream().ptr)
         function, one, zero = self._functions[out.dtype.name]
         # cuBLAS sees columns where we have rows, that is, all matrices transposed: out^T = op(b)^T op(a)^T.
-        self._call(function, self._handle, b_form, a_form, n, m, k, one, b.data.ptr, max(1, b.shape[1]), a.data.ptr,
-                   max(1, a.shape[1]), one if accumulate else zero, out.data.ptr, max(1, n))
+        self._call(function, self._handle, b_form, a_form, n, m, k, one, b.data.ptr, _distance(b), a.data.ptr,
+                   _distance(a), one if accumulate else zero, out.data.ptr, _distance(out))
 
     def _follow(self, stream):
         if stream != self._stream:
@@ -64,6 +65,11 @@ def load():
     """The functions of the cuBLAS that CuPy has loaded, found through CuPy's module, which is linked against it."""
     from cupy_backends.cuda.libs import cublas
     return ctypes.CDLL(cublas.__file__)
+
+
+def _distance(matrix):
+    """From one row to the next, in elements."""
+    return max(1, matrix.strides[0] // matrix.itemsize if len(matrix) > 1 else matrix.shape[1])
 
 
 def _constants(real):

@@ -9,10 +9,13 @@ from pathlib import Path
 import cupy
 import numpy as np
 
+from ..reference import ACTIVATIONS
+
 BLOCK = 256   # threads a block, as in common.cuh
-FILES = ("common.cuh", "philox.cuh", "activate.cuh", "random.cu", "elementwise.cu", "dense.cu", "latent.cu",
-         "optimisers.cu")
+FILES = ("common.cuh", "philox.cuh", "activate.cuh", "windows.cuh", "columns.cuh", "random.cu", "elementwise.cu",
+         "dense.cu", "latent.cu", "optimisers.cu", "images.cu", "conv.cu", "pool.cu", "norm.cu", "labels.cu")
 REALS = {"float32": "float", "float64": "double"}
+CODES = {name: np.int32(code) for code, name in enumerate(ACTIVATIONS)}   # the order of enum Function
 NULL = 0      # a null pointer: CuPy passes a Python int as 8 bytes
 
 
@@ -55,3 +58,18 @@ def key_words(key):
 
 
 NO_KEY = (np.uint32(0), np.uint32(0), np.uint32(0), NULL)   # where there is no dropout
+
+
+def plain(x):
+    """x itself if it lies in C order, else a copy that does: kernels and products expect that."""
+    return cupy.ascontiguousarray(x)
+
+
+def flat(x):
+    """x (..., D) as a matrix in C order: a view of x if x lies so."""
+    return plain(x).reshape(-1, x.shape[-1])
+
+
+def pointer(array):
+    """The array, or a null pointer for None."""
+    return NULL if array is None else array

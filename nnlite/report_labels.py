@@ -1,0 +1,289 @@
+"""The evaluation of a trained classifier: measures of every part, tables, confusion matrix, curves, saliency maps.
+
+Everything lands in the run's folder `report/`: metrics.json and PNG files (these need matplotlib, of the extra
+`report`; tables and metrics.json do not).
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nnlite import metrics, plots, plots_labels
+from nnlite.errors import expected
+from nnlite.report import aligned, read_records, three_digits, without_nan, write
+from nnlite.saliency import saliency
+
+TRAIN_ROWS = 5000   # images of the training part measured; of more, every k-th
+FALL = 0.05         # of a class's F1 against the test part, above which the production check flags it
+EXAMPLES = 2        # images of a class in the saliency picture that are called right, and as many called wrong
+ALIKE = 0.8         # correlation of two images from which on only one of them is shown
+MOST_CLASSES = 12   # rows of the saliency picture, classes of the confusion matrix printed
+MEASURES = "precision", "recall", "f1"
+
+
+def evaluate(run, *, progress=print, data=None):
+    """Evaluates an opened run of a classifier: writes report/, reports the tables, gives the metrics.
+
+    progress is called with lines of text. data: another ImageSet with the same classes (the production check): all its
+    images are measured too, and each class's F1 is set against that of the run's own test part.
+
+    The result, all of it fit for JSON, undefined values None: {"model", "preset", "data", "iterations", "classes",
+    "parts": {part: scores}, with data "production": {"source", scores, "f1_change": [{"class", "test", "production",
+    "change", "fell"}]}}. Scores are those of `scores`; of the training part (at most TRAIN_ROWS images, evenly spaced)
+    only {"images", "measured", "accuracy", "cross_entropy"}. The same run gives the same bytes. Raises NnliteError
+    where data do not fit the run.
+    """
+    experiment = run.experiment
+    own, classes = experiment.data, tuple(experiment.classes)
+    if data is not None:
+        labels = check_same_kind(data, own, classes)
+    result = {key: run.config.get(key) for key in ("model", "preset", "data", "iterations")}
+    result.update(classes=list(classes), parts={})
+    probabilities = {}
+    for part, rows in own.split.items():
+        if part == "train":
+            some = rows[::-(-len(rows) // TRAIN_ROWS)] if len(rows) else rows
+            measured = scores(own.labels[some], experiment.probabilities(own.images[some]), classes)
+            result["parts"][part] = {"images": len(rows), "measured": len(some), "accuracy": measured["accuracy"],
+                                     "cross_entropy": measured["cross_entropy"]}
+        else:
+            probabilities[part] = experiment.probabilities(own.images[rows])
+            result["parts"][part] = scores(own.labels[rows], probabilities[part], classes)
+    if data is not None:
+        found = scores(labels, experiment.probabilities(data.images), classes)
+        result["production"] = {"source": data.source, **found,
+                                "f1_change": f1_changes(result["parts"]["test"], found, classes)}
+    result = without_nan(result)
+    folder = Path(run.path) / "report"
+    folder.mkdir(exist_ok=True)
+    write(folder / "metrics.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    progress(format_tables(result))
+    lacking = missing_extra()
+    if lacking is None:
+        progress("drawing the pictures")
+        for name, figure in pictures(run, result, probabilities["test"]):
+            write(folder / name, plots.png(figure))
+    else:
+        progress(f"no pictures: {lacking}")
+    progress(f"report: {folder}")
+    return result
+
+
+def scores(truth, probabilities, classes):
+    """The measures of n images, true classes (n,), probabilities (n, C): a dict.
+
+    {"images": n, "accuracy", "cross_entropy" (nats), "collapsed_to": the one class that all images are given, or None,
+    "per_class": [{"class", "images", "predicted", "precision", "recall", "f1"}], "macro" and "weighted": {"precision",
+    "recall", "f1"}, "left_out": {measure: [classes]}, "confusion": C rows of counts, "confusion_normalised": the same
+    divided by the images of each class}. An average, even or weighted by images, is over the classes in which the
+    measure is defined; left_out names the others.
+    """
+    predicted = probabilities.argmax(axis=1)
+    confusion = metrics.confusion_matrix(truth, predicted, len(classes))
+    values = dict(zip(MEASURES, metrics.per_class(confusion)))
+    images = confusion.sum(axis=1)
+    per_class = [{"class": name, "images": int(images[i]), "predicted": int(confusion[:, i].sum()),
+                  **{measure: float(values[measure][i]) for measure in MEASURES}} for i, name in enumerate(classes)]
+    one = len(np.unique(predicted)) == 1 and len(np.unique(truth)) > 1
+    return {
+        "images": len(truth), "accuracy": metrics.accuracy(truth, predicted),
+        "cross_entropy": metrics.cross_entropy(truth, probabilities),
+        "collapsed_to": classes[predicted[0]] if one else None,
+        "per_class": per_class,
+        "macro": {measure: metrics.mean_of_defined(values[measure]) for measure in MEASURES},
+        "weighted": {measure: metrics.mean_of_defined(values[measure], images) for measure in MEASURES},
+        "left_out": {measure: [name for name, value in zip(classes, values[measure]) if np.isnan(value)]
+                     for measure in MEASURES},
+        "confusion": confusion.tolist(), "confusion_normalised": metrics.rows_to_shares(confusion).tolist(),
+    }
+
+
+def check_same_kind(data, own, classes):
+    """The labels of data as numbers of the run's classes; raises NnliteError for a class that
+    the run does not have and for other images."""
+    for name in data.classes:
+        if name not in classes:
+            raise expected(data.source, f"images of the classes {', '.join(classes)}", f"'{name}'")
+    if data.images.shape[1:] != own.images.shape[1:]:
+        raise expected(data.source, f"images {own.images.shape[1:]} (height, width, channels)", data.images.shape[1:])
+    if not len(data.images):
+        raise expected(data.source, "at least one image", "none")
+    return np.array([classes.index(name) for name in data.classes])[data.labels]
+
+
+def f1_changes(test, other, classes):
+    """F1 of each class in two results of `scores`, and whether it fell by more than FALL."""
+    changes = []
+    for name, before, after in zip(classes, test["per_class"], other["per_class"]):
+        change = after["f1"] - before["f1"]
+        changes.append({"class": name, "test": before["f1"], "production": after["f1"], "change": change,
+                        "fell": bool(change < -FALL)})   # False for nan
+    return changes
+
+
+# Tables
+
+
+def format_tables(result):
+    """The tables of an evaluation as plain text: the parts, then the classes of each, and what must be said."""
+    classes, parts = result["classes"], result["parts"]
+    blocks = [_part_table(parts)]
+    blocks += [_class_table(f"the {part} part", found) for part, found in parts.items() if "per_class" in found]
+    if len(classes) <= MOST_CLASSES:
+        blocks.append(_confusion_table(parts["test"], classes))
+    if "production" in result:
+        blocks.append(_class_table(f"the production images ({result['production']['source']})", result["production"]))
+        blocks.append(_change_table(result["production"]["f1_change"]))
+    collapsed = parts["test"]["collapsed_to"]
+    if collapsed is not None:
+        blocks.append(f"every one of the {parts['test']['images']} test images is called '{collapsed}': "
+                      "the model has collapsed to one class")
+    return "\n\n".join(blocks)
+
+
+def _part_table(parts):
+    rows = [["part", "images", "accuracy", "cross entropy", "macro F1", "weighted F1"]]
+    note = ""
+    for part, found in parts.items():
+        averages = [three_digits(found[kind]["f1"]) if kind in found else "" for kind in ("macro", "weighted")]
+        rows.append([part, str(found["images"]), three_digits(found["accuracy"]),
+                     three_digits(found["cross_entropy"]), *averages])
+        if found.get("measured", found["images"]) < found["images"]:
+            note = f"\n({part}: measured on {found['measured']} of its images, evenly spaced)"
+    return aligned(rows) + note
+
+
+def _class_table(part, found):
+    rows = [["", "images", "predicted", "recall", "precision", "F1"]]
+    order = ("recall", "precision", "f1")
+    rows += [[row["class"], str(row["images"]), str(row["predicted"]), *(three_digits(row[key]) for key in order)]
+             for row in found["per_class"]]
+    rows += [[title, "", "", *(three_digits(found[kind][key]) for key in order)]
+             for title, kind in (("macro average", "macro"), ("weighted average", "weighted"))]
+    return f"Each class on {part}\n{aligned(rows)}{_undefined(found['left_out'], len(found['per_class']))}"
+
+
+def _undefined(left_out, classes):
+    """A line for each measure that some class lacks: why, and over how many classes its averages are."""
+    why = {"precision": "never predicted", "recall": "without images", "f1": "without images, never predicted"}
+    names = {"precision": "precision", "recall": "recall", "f1": "F1"}
+    return "".join(f"\n-: {names[measure]} is undefined for {', '.join(left_out[measure])} ({why[measure]}); its "
+                   f"averages are over the other {classes - len(left_out[measure])} of {classes} classes"
+                   for measure in ("recall", "precision", "f1") if left_out[measure])
+
+
+def _confusion_table(found, classes):
+    rows = [["", *classes]]
+    rows += [[name, *map(str, counts)] for name, counts in zip(classes, found["confusion"])]
+    return "Confusion on the test part: rows are true, columns predicted classes\n" + aligned(rows)
+
+
+def _change_table(changes):
+    rows = [["", "test", "production", "change", ""]]
+    for row in changes:
+        change = "-" if row["change"] is None else f"{row['change']:+.3f}"
+        rows.append([row["class"], three_digits(row["test"]), three_digits(row["production"]), change,
+                     "fell" if row["fell"] else ""])
+    fell = sorted((row for row in changes if row["fell"]), key=lambda row: row["change"])
+    if fell:
+        verdict = "fell most: " + ", ".join(f"{row['class']} ({row['change']:+.3f})" for row in fell)
+    else:
+        verdict = f"no class fell by more than {FALL:g}"
+    return f"F1 of each class, production against test\n{aligned(rows)}\n{verdict}"
+
+
+# Pictures
+
+
+def pictures(run, result, probabilities):
+    """Yields (file name, Figure) of every picture; result as `evaluate` makes it, probabilities of the test part."""
+    classes, test = result["classes"], result["parts"]["test"]
+    yield from _confusions("confusion", test, classes, "Test part")
+    if "production" in result:
+        yield from _confusions("production", result["production"], classes, "Production")
+    records = read_records(Path(run.path) / "metrics.jsonl")
+    if records:
+        yield "learning.png", plots_labels.learning(curves(records))
+    data = run.experiment.data
+    rows = data.split["test"]
+    chosen = choose_examples(data.images[rows], data.labels[rows], probabilities, len(classes))
+    if chosen:
+        yield "saliency.png", _saliency(run.experiment, rows, probabilities, chosen)
+
+
+def _confusions(name, found, classes, what):
+    title, images = f"{what}: {found['images']} images", [row["images"] for row in found["per_class"]]
+    accuracy = f"accuracy {100 * found['accuracy']:.1f} %"
+    yield f"{name}.png", plots_labels.confusion(found["confusion"], classes, images, f"{title}, {accuracy}")
+    shares = np.array(found["confusion_normalised"], dtype=np.float64)   # None -> nan
+    yield f"{name}_normalised.png", plots_labels.confusion(
+        shares, classes, images, f"{title}, {accuracy}; % of each true class", shares=True)
+
+
+def curves(records):
+    """What plots_labels.learning takes, from the objects of a run's metrics.jsonl."""
+    keys = "loss", "validation_loss", "training_accuracy", "validation_accuracy", "learning_rate"
+    found = {key: np.array([_finite(record.get(key)) for record in records]) for key in keys}
+    found["epoch"] = np.array([float(record.get("epoch", record["iteration"])) for record in records])
+    judged = found["validation_accuracy"]
+    found["best"] = int(np.nanargmax(judged)) if np.isfinite(judged).any() else None
+    return found
+
+
+def _finite(value):
+    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else np.nan
+
+
+def choose_examples(images, labels, probabilities, classes):
+    """{class: (right, wrong)}: places of the images of a class that the model is surest about and gets right, wrong.
+
+    At most EXAMPLES places each, none that looks like another of them; of more than MOST_CLASSES classes the most
+    frequent. Classes without images are left out.
+    """
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    counts = np.bincount(labels, minlength=classes)
+    shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
+    return {int(label): tuple(_surest(images, np.flatnonzero((labels == label) & ((predicted == label) == right)), sure)
+                              for right in (True, False)) for label in shown if counts[label]}
+
+
+def _surest(images, places, sure):
+    chosen, seen = [], []
+    for place in places[np.argsort(-sure[places], kind="stable")]:
+        image = images[place].astype(np.float64).reshape(-1)
+        image -= image.mean()
+        image /= max(np.linalg.norm(image), 1e-12)
+        if all(image @ other < ALIKE for other in seen):
+            chosen.append(int(place))
+            seen.append(image)
+        if len(chosen) == EXAMPLES:
+            break
+    return chosen
+
+
+def _saliency(experiment, rows, probabilities, chosen):
+    places = [place for groups in chosen.values() for group in groups for place in group]
+    images, labels = experiment.data.images[rows[places]], experiment.data.labels[rows[places]]
+    predicted, classes = probabilities[places].argmax(axis=1), experiment.classes
+    maps = saliency(experiment.model, experiment.normalise(images), predicted)
+    examples = {place: (picture(image), heat, classes[label], probabilities[place, label], label == true)
+                for place, image, heat, label, true in zip(places, images, maps, predicted, labels)}
+    table = [(classes[label], [[examples[place] for place in group] for group in groups])
+             for label, groups in chosen.items()]
+    return plots_labels.saliency(
+        table, title="Surest test images of each class, and how much each pixel moves the score of the class predicted",
+        groups=[("called right", EXAMPLES), ("called wrong", EXAMPLES)])
+
+
+def picture(image):
+    """An image (H, W, C) as matplotlib takes it: (H, W) for one channel."""
+    return image[:, :, 0] if image.shape[2] == 1 else image
+
+
+def missing_extra():
+    """What the pictures lack, in a sentence; None where matplotlib is there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return 'the report: expected matplotlib, got none: pip install -e ".[report]" brings it'
+    return None
