@@ -68,7 +68,7 @@ def gflop(settings):
                            triplet_batch=settings["triplet_batch"] if settings["model"] == "vae3" else 0)
 
 
-# -- contestants: (facts, run, read); run(i) is a step of training, read(what it returns) waits for its loss -------------
+# -- contestants: (facts, run, read); run(i) is a step of training, read(what it returns) gives its loss --------------
 
 def make_experiment(settings, device):
     """What `python -m nnlite.train --preset ...` would run, on the built-in faces; for a classifier as many as FER2013

@@ -4,8 +4,10 @@ A script gives its rows, and make(contestant, row's name, device) -> Work, which
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,11 +64,15 @@ def facts(name, device):
 
 
 def times(item, seconds):
-    found = {}
-    for direction, (before, work) in item.directions.items():
+    """Seconds of every call: the directions in turn, so that a slow moment of the machine meets all of them."""
+    found = {direction: [] for direction in item.directions}
+    for before, work in item.directions.values():
         for _ in range(3):
             work(before())
-        found[direction] = common.times_of(work, seconds=seconds, before=before)
+    end = time.perf_counter() + seconds * len(found)
+    while len(next(iter(found.values()))) < 5 or time.perf_counter() < end:
+        for direction, (before, work) in item.directions.items():
+            found[direction] += common.times_of(work, count=1, before=before)
     return found
 
 
@@ -170,23 +176,25 @@ def measure(contestants, row, peers_, options):
         for name, found in samples.items():
             for direction, some in ask(contestants[name], row, seconds=options.seconds)["times"].items():
                 found.setdefault(direction, []).extend(some)
-    found = {name: with_input({direction: common.summary(some) for direction, some in directions.items()})
-             for name, directions in samples.items()}
+    found = {name: summaries(directions) for name, directions in samples.items()}
     rows = []
     for direction, flop in row.flop.items():
-        ways = {name: summaries[direction] for name, summaries in found.items()}
+        ways = {name: of_way[direction] for name, of_way in found.items()}
         rows.append({"name": row.name, "group": row.group, "direction": direction, "gflop": flop and 1e-9 * flop,
                      **ways, "torch": fastest({name: ways[name] for name in peers_ if name in ways})})
     return rows
 
 
-def with_input(summaries):
-    """The gradient of the input by itself, where it was not timed so: what the whole backward takes beyond the
-    weights' part."""
-    if "weights" in summaries and "input" not in summaries and "backward" in summaries:
-        summaries["input"] = {f"{value}_ms": summaries["backward"][f"{value}_ms"] - summaries["weights"][f"{value}_ms"]
-                              for value in VALUES}
-    return summaries
+def summaries(samples):
+    """Milliseconds of each direction. The gradient of the input by itself, where it was not timed so, is what the whole
+    backward takes beyond the weights' part; nothing is said where noise is larger."""
+    found = {direction: common.summary(some) for direction, some in samples.items()}
+    if "weights" in samples and "input" not in samples and "backward" in samples:
+        beyond = {"min_ms": found["backward"]["min_ms"] - found["weights"]["min_ms"],
+                  "median_ms": 1e3 * statistics.median(
+                      whole - part for whole, part in zip(samples["backward"], samples["weights"]))}
+        found["input"] = {key: value for key, value in beyond.items() if value > 0}
+    return found
 
 
 def fastest(ways):
@@ -201,7 +209,7 @@ def fastest(ways):
 def add_rates(rows, rate):
     """GFLOP/s of the products and its share of the machine's rate."""
     for row in rows:
-        for times_ in (row[name] for name in ("nnlite", "torch") if row.get(name) and row["gflop"]):
+        for times_ in (row[name] for name in ("nnlite", "torch") if row["gflop"] and "min_ms" in row.get(name, {})):
             times_["min_gflops"] = 1e3 * row["gflop"] / times_["min_ms"]
             times_["min_share_of_sgemm"] = times_["min_gflops"] / rate if rate else None
 

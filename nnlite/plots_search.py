@@ -33,13 +33,14 @@ def search(trials, space, fine, *, grid, title):
     else:
         for name, axes in zip(names, cells):
             _setting(axes, trials, name, space[name], fine and fine[name], limits)
-    _curves(cells[panels - 1], trials, limits if wide == 1 else None)
+    best = INK if wide == 1 else VERMILION               # black would not stand out on a heat map
+    _curves(cells[panels - 1], trials, limits if wide == 1 else None, best)
     for axes in cells[:panels:across] if wide == 1 else cells[1:2]:
         axes.set_ylabel("validation accuracy")
     for axes in cells[panels:]:
         axes.axis("off")
     figure.suptitle(title, fontsize=12)
-    _legend(figure, trials, fine)
+    _legend(figure, trials, fine, best)
     return figure
 
 
@@ -51,8 +52,7 @@ def _setting(axes, trials, name, part, fine, limits):
         _range_axis(axes, part)
     else:
         labels = list(map(spell, part.values))
-        slanted = dict(rotation=25, ha="right", rotation_mode="anchor") if sum(map(len, labels)) > 30 else {}
-        axes.set_xticks(range(len(labels)), labels, **slanted)
+        _name_ticks(axes, labels, 30)
         axes.set_xlim(-0.5, len(labels) - 0.5)
     for stage, colour in COLOURS.items():
         some = [t for t in trials if t.stage == stage and t.score is not None]
@@ -67,6 +67,16 @@ def _setting(axes, trials, name, part, fine, limits):
     axes.set_xlabel(name)
     axes.set_ylim(limits)
     _accuracy_axis(axes)
+
+
+def _name_ticks(axes, labels, letters):
+    """Labels at 0, 1, 2, ...; slanted where they are more letters than fit."""
+    slanted = dict(rotation=30, ha="right", rotation_mode="anchor") if sum(map(len, labels)) > letters else {}
+    axes.set_xticks(range(len(labels)), labels, **slanted)
+
+
+def _short(value):
+    return f"{value:.3g}" if isinstance(value, float) else spell(value)
 
 
 def _range_axis(axes, part):
@@ -97,12 +107,12 @@ def _place(trial, name, part):
     return part.values.index(value) + SPREAD * (2 * (trial.number * GOLDEN % 1) - 1)
 
 
-def _curves(axes, trials, limits):
-    """Validation accuracy over the epochs of every trial, the best one in black on top."""
+def _curves(axes, trials, limits, colour):
+    """Validation accuracy over the epochs of every trial, the best one on top in a colour of its own."""
     for trial in reversed(trials):
         best = trial is trials[0] and trial.score is not None
         epochs = range(1, len(trial.accuracy) + 1)
-        axes.plot(epochs, trial.accuracy, color=INK if best else COLOURS[trial.stage] if trial.score else GREY,
+        axes.plot(epochs, trial.accuracy, color=colour if best else COLOURS[trial.stage],
                   linewidth=2 if best else 1, alpha=1 if best else 0.45, marker="o", markersize=4 if best else 2.5)
     longest = max((len(trial.accuracy) for trial in trials), default=1)
     axes.set_xlim(1 - 0.04 * longest, longest + 0.04 * longest)
@@ -135,30 +145,30 @@ def _heat_map(figure, axes, trials, space):
         if trial.score is None:
             axes.text(place[1], place[0], "failed", ha="center", va="center", fontsize=8, color=GREY)
     if np.isfinite(scores).any():
+        low, high = np.nanmin(scores), np.nanmax(scores)
         image = axes.imshow(scores, cmap="Blues", aspect="auto", origin="lower",
-                            vmin=np.nanmin(scores) - 1e-9, vmax=np.nanmax(scores) + 1e-9)
+                            vmin=low - max((high - low) / 4, 0.005), vmax=high + 0.001)   # the lowest is not white
         bar = figure.colorbar(image, ax=axes, format=lambda value, _: f"{100 * value:.3g} %")
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
     if max(scores.shape) <= ANNOTATED:
-        middle = (np.nanmin(scores) + np.nanmax(scores)) / 2 if np.isfinite(scores).any() else 0
         for (i, j), value in np.ndenumerate(scores):
             if np.isfinite(value):
                 axes.text(j, i, f"{100 * value:.1f}", ha="center", va="center", fontsize=9,
-                          color="white" if value > middle else INK)
+                          color="white" if image.norm(value) > 0.55 else INK)
     if trials and trials[0].score is not None:
         from matplotlib.patches import Rectangle
 
         i, j = rows.index(trials[0].settings[down]), columns.index(trials[0].settings[across])
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=VERMILION, linewidth=2.5))
-    axes.set_xticks(range(len(columns)), map(spell, columns))
-    axes.set_yticks(range(len(rows)), map(spell, rows))
+    _name_ticks(axes, list(map(_short, columns)), 20)
+    axes.set_yticks(range(len(rows)), map(_short, rows))
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=across, ylabel=down)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _legend(figure, trials, fine):
+def _legend(figure, trials, fine, best):
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -166,11 +176,12 @@ def _legend(figure, trials, fine):
         return Line2D([], [], linestyle="", markersize=6, label=label, **style)
 
     present = {trial.stage for trial in trials}
-    handles = [dot(stage, marker="o", color=colour) for stage, colour in COLOURS.items() if stage in present]
+    names = dict(zip(COLOURS, COLOURS)) if fine is not None else {"coarse": "trial"}
+    handles = [dot(name, marker="o", color=COLOURS[stage]) for stage, name in names.items() if stage in present]
     if fine is not None:
         handles.append(Patch(color=VERMILION, alpha=0.1, linewidth=0, label="range of the fine stage"))
     if trials and trials[0].score is not None:
-        handles.append(Line2D([], [], color=INK, marker="o", markersize=8, markerfacecolor="none", label="best"))
+        handles.append(Line2D([], [], color=best, marker="o", markersize=8, markerfacecolor="none", label="best"))
     if any(trial.score is None for trial in trials):
         handles.append(dot("failed", marker="x", color=GREY))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)

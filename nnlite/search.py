@@ -99,7 +99,7 @@ def one_trial(found, stage, number, stop):
     result = "failed: the loss became NaN or infinite" if trial.score is None else f"accuracy {trial.score:.3f}"
     drawn = ", ".join(f"{name} {space_.spell(value)}" for name, value in trial.settings.items())
     best = ", the best so far" if trial is found.best() else ""
-    print(f"{stage} {count} of {len(found.numbers(stage))}: {result} ({drawn}; {trial.seconds:.1f} s){best}",
+    print(f"[{count}/{len(found.numbers(stage))}] {found.name(trial)}: {result} ({drawn}; {trial.seconds:.1f} s){best}",
           flush=True)
 
 

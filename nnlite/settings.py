@@ -53,6 +53,7 @@ LABELS = {
     "patience": (int, "a number of epochs, 0 for no early stopping", lambda v: v >= 0),
     "normalise": (str, *one_of("standard", "centred", "raw")),
     "flip": (bool, "True or False", lambda v: True),
+    "move": (int, "a number of pixels, 0 for none", lambda v: 0 <= v <= LARGEST),
     "class_weights": (str, *one_of("none", "balanced")),
     "smoothing": (float, "a number from 0 to below 1", lambda v: 0 <= v < 1),
     "alpha": (float, "a number from 0 to 1", lambda v: 0 <= v <= 1),               # the labels' part beside a teacher
@@ -66,7 +67,8 @@ LABELS = {
 SHAPES = {
     "mlp": {"hidden": (list, *SIZES), "keep_prob": (float, *PROBABILITY)},
     "cnn3": {"filters": (int, *SIZE), "hidden": (int, *SIZE)},
-    "cnn4": {"filters": (list, *SIZES), "hidden": (int, *SIZE), "batch_norm": (bool, "True or False", lambda v: True)},
+    "cnn4": {"filters": (list, *SIZES), "hidden": (int, *SIZE), "batch_norm": (bool, "True or False", lambda v: True),
+             "keep_prob": (float, *PROBABILITY)},
     "cnn5": {"hidden": (list, *SIZES), "keep_prob": (float, *PROBABILITY)},
 }
 # Model -> its settings.

@@ -7,6 +7,7 @@
 """
 
 import csv
+import gc
 import json
 import math
 import os
@@ -164,6 +165,8 @@ class Search:
         experiment = EXPERIMENTS[self.config["model"]](settings, self.data, self.ops, seed=self.config["seed"])
         with np.errstate(over="ignore", invalid="ignore"):   # a learning rate far too high is said by the score
             found = train(experiment, stop, lambda done: show(done, settings["iterations"]))
+        del experiment
+        gc.collect()   # it is a ring, held by its own captured step; the collector would let several gather
         if found is None:
             return None
         finite, accuracy, loss = found
@@ -239,10 +242,13 @@ class Search:
                                      title=self.title())
         write(self.path / "search.png", plots.png(figure))
 
+    def name(self, trial):
+        """A trial for people; the stage is worth a word where there are two."""
+        return f"{trial.stage} trial {trial.number}" if self.config["fine"] else f"trial {trial.number}"
+
     def title(self):
         best = self.best()
-        found = f"best validation accuracy {100 * best.score:.1f} %, {best.stage} trial {best.number}" if best else \
-            "all failed"
+        found = f"best validation accuracy {100 * best.score:.1f} %, {self.name(best)}" if best else "all failed"
         return f"{self.config['preset']}: {len(self.trials)} trials, {self.config['method']} search; {found}"
 
     def format_table(self):

@@ -226,9 +226,10 @@ def image_batches(ops, a):
     for pixels, flips in (("uint8", "uint8"), ("float32", "bool"), ("float64", "int32"), ("int16", "float32")):
         images = ops.asarray(a.random.integers(0, 256, (5, 4, 7, 3)), pixels)
         flip = ops.asarray(np.array([0, 1, 0, 1]) * (1 if pixels == "uint8" else 256), flips)
-        out.append(ops.image_batch(images, rows, flip, shift, scale, a.dtype))
+        moves = ops.asarray(a.random.integers(-5, 6, (4, 2)), "int32")
+        out.append(ops.image_batch(images, rows, flip, moves, shift, scale, a.dtype))
     every_other = ops.asarray(a.random.integers(0, 256, (5, 4, 7, 6)), "uint8")[..., ::2]
-    return out + [ops.image_batch(every_other, rows[::-1], flip[::-1], shift, scale, a.dtype)]
+    return out + [ops.image_batch(every_other, rows[::-1], flip[::-1], moves[::-1], shift, scale, a.dtype)]
 
 
 # x, kernel, K, stride, padding, dilation, groups
@@ -610,6 +611,7 @@ def steps_of_image_kernels(ops, captured):
     a = Numbers(ops, "float64")
     images, shift, scale = ops.asarray(a.random.integers(0, 256, (9, 6, 4, 2)), "uint8"), a(2), a(2) / 100
     rows, flip, labels = (ops.asarray(np.zeros(4), dtype) for dtype in ("int32", "uint8", "int32"))
+    moves = ops.asarray(np.zeros((4, 2)), "int32")
     weight, soft, ran, ones = a(3, positive=True), a(4, 3, positive=True), [], ((1, 1),) * 3
     p, g, m, v = (a(38), *(ops.zeros((38,), "float64") for _ in range(3)))
     norm, dnorm, mean, var = (p[36:37], p[37:]), (g[36:37], g[37:]), a(1), a(1, positive=True)
@@ -618,7 +620,7 @@ def steps_of_image_kernels(ops, captured):
 
     def step():
         ran.append(1)
-        x = ops.image_batch(images, rows, flip, shift, scale, "float64")
+        x = ops.image_batch(images, rows, flip, moves, shift, scale, "float64")
         h = ops.conv2d(x, W, None, *ones, 1, True)
         pooled, batch_mean, inv_std, place = ops.norm_pool(h, *norm, mean, var, 0.1, 1e-5, True)
         logits = ops.linear(pooled.reshape(4, 6), V, None)

@@ -410,9 +410,13 @@ def test_image_batch(fast, dtype, kind, C):
         images = draws.give(values, "uint8") if kind == "uint8" else draws.give(values / 255)
         rows, flip = draws.give([3, 0, 0, 6, 1], "int32"), draws.give([0, 1, 0, 1, 255], "uint8")
         shift, scale = draws.give(np.arange(C) + 0.3), draws.give(1 / (1.7 + np.arange(C)))
-        return (ops.image_batch(images, rows, flip, shift, scale, dtype),
-                ops.image_batch(images, rows[::-1], draws.give([0] * 5, "uint8"), shift, scale, dtype),
-                ops.image_batch(images[::2], draws.give([3], "int32"), draws.give([1], "uint8"), shift, scale, dtype))
+        moves = draws.give(np.random.default_rng(C).integers(-6, 7, (5, 2)), "int32")
+        still = draws.give([[0, 0]] * 5, "int32")
+        return (ops.image_batch(images, rows, flip, moves, shift, scale, dtype),
+                ops.image_batch(images, rows, flip, still, shift, scale, dtype),
+                ops.image_batch(images, rows[::-1], draws.give([0] * 5, "uint8"), moves, shift, scale, dtype),
+                ops.image_batch(images[::2], draws.give([3], "int32"), draws.give([1], "uint8"), still[:1], shift, scale,
+                                dtype))
     agree(work, fast, dtype)
 
 
@@ -420,13 +424,15 @@ def test_image_batch(fast, dtype, kind, C):
 def test_image_batch_number_by_number(fast, dtype):
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 2)).astype("uint8")
     rows, flip, shift, scale = [2, 0, 2], [0, 1, 1], [100.0, 120], [0.02, 0.01]
+    moves = [[0, 0], [1, -2], [-4, 3]]
     wanted = np.empty((3, 3, 5, 2))
     for i, h, w, c in np.ndindex(wanted.shape):
-        column = 4 - w if flip[i] else w
-        wanted[i, h, w, c] = (float(images[rows[i], h, column, c]) - shift[c]) * scale[c]
+        row, column = min(max(h - moves[i][0], 0), 2), min(max(w - moves[i][1], 0), 4)
+        column = 4 - column if flip[i] else column
+        wanted[i, h, w, c] = (float(images[rows[i], row, column, c]) - shift[c]) * scale[c]
     for ops in (REFERENCE, fast):
         got = ops.image_batch(ops.asarray(images), ops.asarray(rows, "int32"), ops.asarray(flip, "uint8"),
-                              ops.asarray(shift, dtype), ops.asarray(scale, dtype), dtype)
+                              ops.asarray(moves, "int32"), ops.asarray(shift, dtype), ops.asarray(scale, dtype), dtype)
         assert got.dtype == dtype
         np.testing.assert_allclose(ops.to_host(got), wanted, rtol=0, atol=4 * CLOSE[dtype])
 
@@ -720,16 +726,18 @@ class ImageStep:
         self.optimiser = Adam(self.net.parameters, lr=0.01)
         self.images = np.random.default_rng(0).integers(0, 256, (30, 20, 18, 3)).astype("uint8")
         self.rows, self.flip, self.labels = np.zeros(7, "int32"), np.zeros(7, "uint8"), np.zeros(7, "int32")
+        self.moves = np.zeros((7, 2), "int32")
         self.shift, self.scale = np.full(3, 127, dtype), np.full(3, 1 / 64, dtype)
         self.weight = np.linspace(0.5, 2, 5).astype(dtype)
 
     def fill(self, number):
         rng = np.random.default_rng(number)
         self.rows[...], self.flip[...], self.labels[...] = (rng.integers(0, n, 7) for n in (30, 2, 5))
+        self.moves[...] = rng.integers(-3, 4, (7, 2))
 
     def __call__(self):
         ops, net = self.ops, self.net
-        x = ops.image_batch(self.images, self.rows, self.flip, self.shift, self.scale, net.dtype)
+        x = ops.image_batch(self.images, self.rows, self.flip, self.moves, self.shift, self.scale, net.dtype)
         net.zero_grad()
         logits = net.forward(x, train=True)
         loss, dlogits = losses.softmax_cross_entropy(ops, logits, self.labels, class_weight=self.weight, smoothing=0.1)

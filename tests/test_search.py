@@ -202,6 +202,60 @@ def test_wide_ranges(texts):
     assert part.low <= narrow.low < narrow.high <= part.high
 
 
+# -- a trial -----------------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """An experiment of two steps an epoch that has these losses and validations."""
+
+    criterion, settings, ops = "validation_accuracy", {"validate_every": 2}, get_ops("reference")
+
+    def __init__(self, losses, accuracy, patience=None):
+        self.losses, self.accuracy, self.patience, self.steps = losses, iter(accuracy), patience, None
+
+    def restart(self):
+        self.steps = 0
+
+    def over(self, done, best):
+        return done >= len(self.losses) or (self.patience is not None and done - best >= self.patience)
+
+    def step(self, iteration):
+        assert iteration == self.steps
+        self.steps += 1
+        return {"loss": self.losses[iteration]}
+
+    def sums(self, terms):
+        return {"loss_sum": terms["loss"], "steps": 1}
+
+    def validate(self):
+        return {"validation_loss": 1.0, "validation_accuracy": next(self.accuracy)}
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("losses, accuracy, found, steps", [
+    ([3, 1, 2, 4, 1, 0], [0.5, 0.75, 0.25], (True, [0.5, 0.75, 0.25], [2, 3, 0.5]), 6),
+    ([3, 1, NAN, 4, 1, 0], [0.5], (False, [0.5], [2]), 3),
+    ([INF, 1], [], (False, [], []), 1),
+    ([3, 1, 2, 4], [0.5, NAN], (False, [0.5], [2]), 4),
+])
+def test_a_trial(losses, accuracy, found, steps):
+    told, shown = Told(losses, accuracy), []
+    assert trials.train(told, lambda: False, shown.append) == found
+    assert told.steps == steps and shown == list(range(1, len(shown) + 1))
+
+
+def test_a_trial_that_is_stopped():
+    told = Told([1] * 8, [0.5] * 4)
+    assert trials.train(told, lambda: told.steps == 3, lambda done: None) is None and told.steps == 3
+
+
+def test_patience_counts_from_the_best_validation():
+    told = Told([1] * 12, [0.1, 0.6, 0.5, 0.6, 0.9, 0.9], patience=4)
+    assert trials.train(told, lambda: False, lambda done: None)[1] == [0.1, 0.6, 0.5, 0.6]
+
+
 # -- a whole search ----------------------------------------------------------------------------------------------------
 
 
@@ -346,8 +400,8 @@ def work(arguments, output, place, number):
     sys.exit(search.main(arguments))
 
 
-KILLS = [("in a step", 3), ("in a step", 40), ("half a line", 1), ("half a line", 3), ("half a line", 6),
-         ("behind a line", 1), ("behind a line", 4), ("behind a line", 7), ("renaming", 2)]
+KILLS = [("in a step", 40), ("half a line", 1), ("half a line", 6), ("behind a line", 4), ("behind a line", 7),
+         ("renaming", 2)]   # of 4 + 3 trials with 92 steps in all
 
 
 @pytest.mark.parametrize("place, number", KILLS, ids=[f"{place} {number}" for place, number in KILLS])

@@ -386,7 +386,7 @@ def test_subset(data, tmp_path):
 
 VALUES = {"filters": [4, 6], "hidden": 7, "batch_norm": False, "init_scale": 0.5, "optimiser": "rmsprop",
           "learning_rate": 0.003, "l2": 0.02, "lr_decay": 0.5, "inverse_decay": 0.1, "batch_size": 9, "epochs": 3,
-          "normalise": "centred", "flip": False,
+          "normalise": "centred", "flip": False, "move": 2, "keep_prob": 0.5,
           "class_weights": "balanced", "smoothing": 0.1, "subset": [30, 6], "validate_every": 3, "checkpoint_every": 5}
 ELSEWHERE = {"momentum", "alpha", "patience", "iterations"}   # with SGD, with a teacher, in tests of their own
 

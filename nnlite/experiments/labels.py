@@ -61,11 +61,11 @@ class LabelExperiment:
         self.rates = (StepDecay(settings["learning_rate"], factor=settings["lr_decay"], every=self.steps_per_epoch),
                       InverseTime(1.0, decay=settings["inverse_decay"]))
         self.batches = Batches(len(self.train_rows), B, seed=seed, name="batches")
-        self.chances = Rng(ReferenceOps(), seed)   # of flips, drawn on the host
+        self.chances = Rng(ReferenceOps(), seed)   # of flips and moves, drawn on the host
         self.images = ops.asarray(data.images)
         self.shift, self.scale = (ops.asarray(part, dtype) for part in self._normalisation())
         self.rows, self.labels = ops.zeros((B,), "int32"), ops.zeros((B,), "int32")
-        self.flip = ops.zeros((B,), "uint8")
+        self.flip, self.moves = ops.zeros((B,), "uint8"), ops.zeros((B, 2), "int32")
         self.class_weight = None
         if settings["class_weights"] == "balanced":
             self.class_weight = ops.asarray(balanced(data.labels[self.train_rows], len(self.classes)), dtype)
@@ -122,10 +122,13 @@ class LabelExperiment:
         rows = self.train_rows[chosen]
         ops.copy_into(self.rows, rows)
         ops.copy_into(self.labels, self.data.labels[rows])
+        self.chances.set_step(iteration)
         if self.settings["flip"]:
-            self.chances.set_step(iteration)
             words = self.chances.ops.random_words(1, len(rows), self.chances.key("flips"))[0]
             ops.copy_into(self.flip, words < HALF)
+        if self.settings["move"]:
+            words, most = self.chances.ops.random_words(len(rows), 2, self.chances.key("moves")), self.settings["move"]
+            ops.copy_into(self.moves, (words.astype(np.uint64) * (2 * most + 1) >> 32).astype(np.int32) - most)
         if self.teacher is not None:
             ops.copy_into(self.soft, self._ask_teacher()[chosen])
         self.model.rng.set_step(iteration)
@@ -139,7 +142,7 @@ class LabelExperiment:
         """Loss and hits of the prepared batch, and the gradients of the loss."""
         ops, settings = self.ops, self.settings
         self.model.zero_grad()
-        x = ops.image_batch(self.images, self.rows, self.flip, self.shift, self.scale, self.model.dtype)
+        x = ops.image_batch(self.images, self.rows, self.flip, self.moves, self.shift, self.scale, self.model.dtype)
         logits = self.model.forward(x, train=True)
         loss, dlogits = losses.softmax_cross_entropy(
             ops, logits, self.labels, class_weight=self.class_weight, smoothing=settings["smoothing"], soft=self.soft,
@@ -197,7 +200,7 @@ class LabelExperiment:
         """uint8 images (n, H, W, C) as the array that model.forward takes."""
         ops, n = self.ops, len(images)
         return ops.image_batch(ops.asarray(images), ops.asarray(np.arange(n, dtype=np.int32)), ops.zeros((n,), "uint8"),
-                               self.shift, self.scale, self.model.dtype)
+                               ops.zeros((n, 2), "int32"), self.shift, self.scale, self.model.dtype)
 
     def probabilities(self, images):
         """(n, K) float32 NumPy: softmax of the model for uint8 images (n, H, W, C)."""

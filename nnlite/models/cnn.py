@@ -19,13 +19,13 @@ def cnn3(*, shape=(48, 48, 1), classes=7, filters=32, hidden=200):
     return _classifier("cnn3", features, shape, classes, [hidden])
 
 
-def cnn4(*, shape=(48, 48, 1), classes=7, filters=(32, 64, 96, 128), hidden=200, batch_norm=True):
+def cnn4(*, shape=(48, 48, 1), classes=7, filters=(32, 64, 96, 128), hidden=200, batch_norm=True, keep_prob=1.0):
     """A block for each number of filters. The convolutions have biases also before batch norm, which takes them away
     again: so they were published, and counted."""
     features = []
     for C, K in zip([shape[2], *filters], filters):
         features += [Conv2d(C, K, 3, padding=1, relu=not batch_norm), NormPool(K) if batch_norm else MaxPool2d(2)]
-    return _classifier("cnn4", features, shape, classes, [hidden])
+    return _classifier("cnn4", features, shape, classes, [hidden], keep_prob)
 
 
 def cnn5(*, shape=(48, 48, 1), classes=7, hidden=(256, 128), keep_prob=0.5):

@@ -213,11 +213,16 @@ class ReferenceOps:
 
     # -- images: x (N, H, W, C), channels last; stride, padding and dilation are pairs (rows, columns) --------------
 
-    def image_batch(self, images, rows, flip, shift, scale, dtype):
-        """(images[rows] - shift) * scale, mirrored left to right where flip (B,) is not 0; images (n, H, W, C) of any
-        number type, shift and scale (C,)."""
-        x = self.xp.take(images, rows, 0).astype(dtype)
-        x = self.xp.where(flip[:, None, None, None] != 0, x[:, :, ::-1], x)
+    def image_batch(self, images, rows, flip, moves, shift, scale, dtype):
+        """(images[rows] - shift) * scale, mirrored left to right where flip (B,) is not 0, then moved down and right by
+        moves (B, 2) pixels, int32, what was at an edge repeated; images (n, H, W, C) of any number type, shift and
+        scale (C,)."""
+        xp = self.xp
+        x = xp.take(images, rows, 0).astype(dtype)
+        x = xp.where(flip[:, None, None, None] != 0, x[:, :, ::-1], x)
+        h, w = (xp.clip(xp.arange(size) - moves[:, axis:axis + 1], 0, size - 1)
+                for axis, size in enumerate(images.shape[1:3]))
+        x = x[xp.arange(len(x))[:, None, None], h[:, :, None], w[:, None, :]]
         return ((x - shift) * scale).astype(dtype)
 
     def conv2d(self, x, W, b, stride, padding, dilation, groups, relu):
@@ -257,7 +262,7 @@ class ReferenceOps:
         return xp.ascontiguousarray(unpad(dpadded, padding)) if need_dx else None
 
     def depthwise_conv2d(self, x, W, b, stride, padding, dilation):
-        """conv2d where each channel has a kernel of its own: y[n, h, w] = b + sum_ij x[n, h s + i d - p, ...] * W[i, j];
+        """conv2d with a kernel of its own for each channel: y[n, h, w] = b + sum_ij x[n, h s + i d - p, ...] * W[i, j],
         W (kh, kw, C), b (C,) or None."""
         padded = pad(self.xp, x, padding, 0)
         y = sum(padded[window] * W[i, j] for i, j, window in windows(padded.shape, W.shape[:2], stride, dilation))

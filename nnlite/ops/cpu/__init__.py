@@ -226,11 +226,11 @@ class CpuOps(ReferenceOps):
 
     # -- images: pooling, batch norm, labels ---------------------------------------------------------------------
 
-    def image_batch(self, images, rows, flip, shift, scale, dtype):
+    def image_batch(self, images, rows, flip, moves, shift, scale, dtype):
         out = self.empty((len(rows), *images.shape[1:]), dtype)
         # contiguous, not _plain: a whole data set is not copied for being read-only.
         self.launch(image_kernels.image_batch, self.contiguous(images), self._plain(rows), self._plain(flip),
-                    self._plain(shift), self._plain(scale), out, self._chunks(out.size))
+                    self._plain(moves), self._plain(shift), self._plain(scale), out, self._chunks(out.size))
         return out
 
     def max_pool(self, x, kernel, stride, padding, train):

@@ -164,7 +164,8 @@ def conv_backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, s
                                     continue
                                 at = base + ((q + off_h + margin_h) * across + off_w + margin_w) * K + g * Kg
                                 window_products(images, min(tall, rows - q), count, image, at, high * across * K,
-                                                across * K, K, down, -back_h * across * K, right, -back_w * K, Kg, panels, starts[ry, rx, g] + c0 * depth, wide,
+                                                across * K, K, down, -back_h * across * K, right, -back_w * K, Kg,
+                                                panels, starts[ry, rx, g] + c0 * depth, wide,
                                                 2 * L if wide else L, dx, to, H * W * C, sh * W * C, sw * C, Cg - c0)
 
 

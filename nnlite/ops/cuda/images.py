@@ -31,7 +31,7 @@ class Windows:
 class ImageOps:
     """One of CudaOps' two halves: it has the kernels, the products and the sums over rows."""
 
-    def image_batch(self, images, rows, flip, shift, scale, dtype):
+    def image_batch(self, images, rows, flip, moves, shift, scale, dtype):
         out = self.empty((len(rows), *images.shape[1:]), dtype)
         if images.dtype.name in PIXELS:
             images, rows = plain(images), plain(rows.astype("int32", copy=False))
@@ -39,8 +39,9 @@ class ImageOps:
             images, rows = cupy.take(images, rows, 0).astype(dtype), None
         flip = plain(flip if flip.dtype.itemsize == 1 else flip != 0)
         shift, scale = (plain(array.astype(dtype, copy=False)) for array in (shift, scale))
-        self._kernels("image_batch", dtype, out.size, images, np.int32(images.itemsize), pointer(rows), flip, shift,
-                      scale, out, out.size, len(images), *_plane(out), out.shape[3])
+        self._kernels("image_batch", dtype, out.size, images, np.int32(images.itemsize), pointer(rows), flip,
+                      plain(moves.astype("int32", copy=False)), shift, scale, out, out.size, len(images),
+                      *_plane(out), out.shape[3])
         return out
 
     # -- convolution ---------------------------------------------------------------------------------------------
