@@ -112,7 +112,7 @@ def loss_numbers(name):
 
 # -- nnlite -----------------------------------------------------------------------------------------------------------
 
-def nnlite_layer(name, ops):
+def nnlite_layer(name):
     from nnlite import layers as nl
     if name in CONVS:
         c = CONVS[name]
@@ -127,7 +127,7 @@ def nnlite_layer(name, ops):
 def nnlite_work(name, device):
     from nnlite.ops import get_ops
     ops, given = get_ops(device), numbers(name)
-    layer = nnlite_layer(name, ops).build(ops)
+    layer = nnlite_layer(name).build(ops)
     x, dy = ops.asarray(given["x"]), ops.asarray(given["dy"])
     for attribute, array in layer.params.items():
         array[...] = ops.asarray(given[attribute])

@@ -32,7 +32,11 @@ def bring_home(path):
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     evaluation = json.loads((path / "report" / "metrics.json").read_text())
     evaluation["data"] = config["data"]
-    best = max(records, key=lambda record: record["validation_elbo"])
+    criterion = "validation_elbo" if "validation_elbo" in records[0] else "validation_accuracy"
+    best = max(records, key=lambda record: record[criterion])
+    for name in ("init_from", "teacher"):   # run folders of somebody's machine
+        if config.get(name):
+            config[name] = pathlib.Path(config[name]).name
     RUNS.mkdir(exist_ok=True)
     content = {"config": config, "best": best, "metrics": records, "evaluation": evaluation}
     (RUNS / f"{config['preset']}.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -81,12 +85,64 @@ def preset_table(runs):
     return lines
 
 
+def part_of(run, part, measure="accuracy"):
+    """A figure of the evaluation as text; "-" where there is none."""
+    value = run["evaluation"]["parts"].get(part, {}).get(measure)
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def label_table(runs):
+    """A line for each classifier: measured and published accuracies in percent, and the run itself."""
+    lines = ["| preset | optimiser, rate | epochs, best | train | validation | **test** | published | macro F1, test | "
+             "training loss, last |", "|---|---|---|---|---|---|---|---|---|"]
+    for run in runs:
+        preset, settings, epochs = run["config"]["preset"], run["config"]["settings"], run["metrics"][-1]["epoch"]
+        published = ", ".join(f"{100 * value:.1f} ({part})" for part, value in PUBLISHED[preset].items()) or "-"
+        test = run["evaluation"]["parts"]["test"]
+        collapsed = f" (all '{test['collapsed_to']}')" if test["collapsed_to"] else ""
+        lines.append(
+            f"| {preset} | {settings['optimiser']}, {settings['learning_rate']:g} | {epochs:.0f}, "
+            f"{run['best']['epoch']:.0f} | {part_of(run, 'train')} | {part_of(run, 'validation')} | "
+            f"**{part_of(run, 'test')}**{collapsed} | {published} | {test['macro']['f1']:.3f} | "
+            f"{run['metrics'][-1]['loss']:.3f} |")
+    return lines
+
+
+def class_table(run):
+    """Each class of the test part."""
+    lines = ["| class | images | recall | precision | F1 |", "|---|---|---|---|---|"]
+    for row in run["evaluation"]["parts"]["test"]["per_class"]:
+        cells = ["undefined" if row[name] is None else f"{row[name]:.3f}" for name in ("recall", "precision", "f1")]
+        lines.append(f"| {row['class']} | {row['images']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def label_lines(runs):
+    lines = []
+    groups = {"Expressions in pictures (fer2013.csv.gz)": lambda run: len(run["config"]["shape"]) and
+              run["config"]["shape"][2] == 1, "CIFAR-10 (cifar-10-batches-py)": lambda run: run["config"]["shape"][2] == 3}
+    for title, belongs in groups.items():
+        chosen = [run for run in runs if belongs(run)]
+        if not chosen:
+            continue
+        lines += [f"## {title}", "", "Accuracy in percent. Epochs and settings were chosen on the validation part, which is "
+                  "held out of Training; test is", "PublicTest (of CIFAR-10, the half of the test batch at hand).", ""]
+        lines += label_table(chosen) + [""]
+        best = max(chosen, key=lambda run: run["evaluation"]["parts"]["validation"]["accuracy"])
+        if best["config"]["shape"][2] == 1:
+            lines += [f"`{best['config']['preset']}`, class by class, on the test part:", "", *class_table(best), "",
+                      "![confusion matrix](confusion.png)", "![learning curves](learning.png)",
+                      "![saliency maps](saliency.png)", ""]
+    return lines
+
+
 def main(paths):
     for path in paths:
         bring_home(path)
-    runs = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
-    order = {"vae1": 1, "vae2": 2, "vae3": 3}
-    runs.sort(key=lambda run: order[run["config"]["model"]])
+    everything = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
+    order = list(PUBLISHED)
+    everything.sort(key=lambda run: order.index(run["config"]["preset"]))
+    runs = [run for run in everything if "kind" in run["evaluation"]]
     lines = ["# Results", "",
              "Measured beside published. Made by `python docs/make_results.py RUN ...` from the run folders; what was",
              "found on the way stands in [findings.md](findings.md). Every run is one command:", "",
@@ -101,6 +157,7 @@ def main(paths):
             second = "triplets" if kind == "posed" else "triplets of confidence 5"
             lines += ["", f"Validation part ({MEASURES[kind][0]} / {second}), and the runs:", ""]
             lines += preset_table(chosen) + [""]
+    lines += label_lines([run for run in everything if "parts" in run["evaluation"]])
     (HERE / "results.md").write_text("\n".join(lines))
 
 

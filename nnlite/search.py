@@ -129,7 +129,7 @@ def begun(options):
     check_fine(chosen, given)
     assigned = assignments(model, options.assignments or [], space)
     preset, task, settings, data = EXPERIMENTS[model].resolve(argparse.Namespace(
-        data=options.data, preset=preset, assignments=options.assignments or [], seed=chosen["seed"],
+        data=options.data, preset=preset, assignments=options.assignments or [], seed=chosen["seed"], resize=None,
         epochs=chosen["epochs"], iterations=None, quick=False, teacher=None, init_from=None, add_class=None), model)
     points = space_.grid_size(space) if grid else None
     count = options.trials or points or TRIALS

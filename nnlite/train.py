@@ -128,6 +128,7 @@ def parser():
     p.add_argument("--data", help="for classifiers fer2013.csv, CIFAR-10's batches or a folder a class; for face VAEs "
                                   "an HDF5 file, OpenFace CSV, or folder of BU-3DFE, BP4D or OpenFace files "
                                   "(default: a built-in synthetic set)")
+    p.add_argument("--resize", metavar="HxW", help="resize the images of class folders, e.g. 48x48")
     p.add_argument("--triplets", help="HDF5 file of triplets (default: artificial ones, or simulated workers)")
     p.add_argument("--iterations", type=int, help="training steps; annealing is shortened in proportion")
     p.add_argument("--epochs", type=int, help="passes through the training images, instead of --iterations")

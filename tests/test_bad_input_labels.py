@@ -107,6 +107,8 @@ def test_wrong_settings(assignment, words, good, folder, capsys):
     ("--preset cnn4-distiled", ("--preset", "'cnn4-distiled' (nearest: cnn4-distilled)")),
     ("--preset cnn4-distilled", ("--teacher", "cnn4-distilled learns from", "none")),
     ("--add-class new", ("--add-class", "--init-from RUN", "none")),
+    ("--resize 48", ("--resize", "height x width", "'48'")), ("--resize 0x9", ("--resize", "'0x9'")),
+    ("--resize 9x9", ("a folder per class", "images of a fixed size")),
     ("--init-from nowhere", ("nowhere", "a run folder")), ("--teacher nowhere", ("nowhere", "a run folder"))])
 def test_wrong_options(option, words, good, folder, capsys):
     refused([*label_options(good, "run"), *option.split()], folder, capsys, *words)

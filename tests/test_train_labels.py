@@ -15,6 +15,7 @@ import pytest
 import small_runs
 from nnlite import evaluate, report_labels, train
 from nnlite.data import images, synthetic_images
+from nnlite.errors import NnliteError
 from nnlite.experiments import LabelExperiment
 from nnlite.experiments import label_options as label_options_
 from nnlite.experiments.labels import balanced
@@ -613,6 +614,23 @@ def test_a_grown_run_killed_before_its_first_checkpoint(older, tmp_path):
             assert finish(["--resume", tmp_path / name, "--device", "reference"], tmp_path / "output.txt") == 0
         found.append(outcome(tmp_path / name))
     assert found[0] == found[1]
+
+
+def test_images_resized_where_asked(tmp_path):
+    """A folder of pictures of two sizes is refused; resized, it is trained on, and opened again at that size."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name, side in (("round", 9), ("square", 14)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 256, (side, side)).astype("uint8")
+            image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    words = [*label_options(tmp_path / "pictures", tmp_path / "run", epochs=1, batch_size=4)]
+    with pytest.raises(NnliteError, match="a size to resize all to"):
+        begun(words, tmp_path / "run")
+    fitted([*words, "--resize", "8x10"], tmp_path / "run")
+    again = open_run(tmp_path / "run", "reference")
+    assert again.config["resized"] and again.experiment.data.images.shape == (24, 8, 10, 1)
 
 
 def test_a_nan_is_found_in_its_layer(data, tmp_path, capsys):

@@ -13,11 +13,12 @@ from .options import QUICK, check_batch_size, check_count, whole_path
 BUILT_IN = {"built-in faces": synthetic_images.faces}
 BUILT_IN_EPOCHS = 8           # without a data file: about a minute on two cores
 CIFAR = (32, 32, 3)
+LARGEST = 4096                # pixels along an axis; more is a slip of the hand
 
 
 def load(config):
     """The ImageSet that a run was begun with, labels counted in the run's classes."""
-    image_set = load_images(config["data"])
+    image_set = load_images(config["data"], tuple(config["shape"][:2]) if config["resized"] else None)
     if len(image_set.images) != config["images"]:
         raise expected(config["data"], f"the {config['images']} images that the run was begun with",
                        len(image_set.images))
@@ -27,9 +28,19 @@ def load(config):
     return _prepared(image_set, config["classes"], config["settings"]["subset"], config["seed"])
 
 
-def load_images(data):
-    """The ImageSet of a file or folder, or of a name in BUILT_IN."""
-    return BUILT_IN[data]() if data in BUILT_IN else images.read(data)
+def load_images(data, size):
+    """The ImageSet of a file or folder, images resized to size (H, W) unless that is None, or of a name in BUILT_IN."""
+    if data in BUILT_IN and size is not None:
+        raise expected("--resize", "a folder of images for each class", data)
+    return BUILT_IN[data]() if data in BUILT_IN else images.read(data, size=size)
+
+
+def size_of(text):
+    """(H, W) of "48x64"; None for None."""
+    numbers = [] if text is None else text.lower().split("x")
+    if text is not None and not (len(numbers) == 2 and all(n.isdecimal() and 1 <= int(n) <= LARGEST for n in numbers)):
+        raise expected("--resize", f"height x width from 1 to {LARGEST} pixels, as 48x48", f"'{text}'")
+    return tuple(map(int, numbers)) or None
 
 
 def _prepared(image_set, classes, subset, seed):
@@ -54,7 +65,7 @@ def resolve(options, model):
     wanted = presets.PRESETS.get(options.preset, {})
     if options.data is None and wanted.get("kind") == "cifar":
         raise expected("--data", f"the CIFAR-10 batches that preset {options.preset} is for", "none")
-    image_set = load_images(data)
+    image_set = load_images(data, size_of(options.resize))
     kind = "cifar" if image_set.images.shape[1:] == CIFAR else "faces"
     preset = options.preset or presets.BEST.get((model, kind)) or presets.BEST[model, "faces"]
     chosen = settings_.choose_preset(preset, model)
@@ -68,8 +79,9 @@ def resolve(options, model):
     check_batch_size(chosen, len(image_set.split["train"]), "images")
     _set_length(chosen, assigned, options, data in BUILT_IN, len(image_set.split["train"]))
     task = {"data": whole_path(data, BUILT_IN), "images": len(image_set.images),
-            "shape": list(image_set.images.shape[1:]), "classes": classes, "init_from": whole_path(options.init_from),
-            "add_class": options.add_class, "teacher": whole_path(options.teacher)}
+            "shape": list(image_set.images.shape[1:]), "resized": options.resize is not None, "classes": classes,
+            "init_from": whole_path(options.init_from), "add_class": options.add_class,
+            "teacher": whole_path(options.teacher)}
     return preset, task, chosen, image_set
 
 

@@ -27,10 +27,10 @@ class LabelExperiment:
     are learnt beside the labels, these with the weight settings["alpha"].
     """
 
-    options = "epochs", "init_from", "add_class", "teacher"
+    options = "epochs", "resize", "init_from", "add_class", "teacher"
     criterion, criterion_label = "validation_accuracy", "accuracy"
     zero_sums = {"loss_sum": 0.0, "steps": 0, "hits": 0}
-    config_kinds = {"images": int, "shape": list, "classes": list,
+    config_kinds = {"images": int, "shape": list, "resized": bool, "classes": list,
                     **dict.fromkeys(("init_from", "add_class", "teacher"), (str, type(None)))}
     resolve, load = staticmethod(label_options.resolve), staticmethod(label_options.load)
 
@@ -237,7 +237,8 @@ class LabelExperiment:
         if other is None:
             report_labels.evaluate(run)
         else:
-            report_labels.evaluate(run, data=image_data.read(other))
+            size = run.config["shape"][:2] if run.config["resized"] else None
+            report_labels.evaluate(run, data=image_data.read(other, size=size))
 
 
 def balanced(labels, classes):

@@ -30,11 +30,20 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy, *, need_dx=True):
-        for i, layer in reversed(list(enumerate(self.layers))):
-            if i == 0 and not need_dx and layer.can_skip_dx:
-                return layer.backward(dy, need_dx=False)
+        """Without need_dx it ends at the first layer that has parameters."""
+        first = 0 if need_dx else self.first_with_parameters()
+        for layer in reversed(self.layers[first + 1:]):
             dy = layer.backward(dy)
-        return dy
+        if need_dx or not self.layers:
+            return self.layers[0].backward(dy) if self.layers else dy
+        layer = self.layers[first]
+        layer.backward(dy, need_dx=False) if layer.can_skip_dx else layer.backward(dy)
+        return None
+
+    def first_with_parameters(self):
+        """The number of the first layer that has parameters; of the last layer where none has."""
+        having = (i for i, layer in enumerate(self.layers) if any(part.param_specs for _, part in layer.walk()))
+        return next(having, len(self.layers) - 1)
 
 
 class Residual(Layer):

@@ -12,6 +12,8 @@ from . import threads  # first: it sets up the threads of what the others load
 from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, philox, pooling
 from . import images as image_kernels
 from . import labels as label_kernels
+from . import skinny as skinny_kernels
+from .block import lanes
 from .elementwise import CODES
 from .notice import announce_compilation
 from .tape import Late, Tape, now
@@ -152,38 +154,55 @@ class CpuOps(ReferenceOps):
 
     if blas.blas is not None:   # else NumPy's matmul in ReferenceOps, with the threads of its BLAS
         def linear(self, x, W, b):
-            y = self.empty((*x.shape[:-1], W.shape[1]), x.dtype)
             bias = self.zeros((1, W.shape[1]), x.dtype) if b is None else b.reshape(1, -1)
-            self.launch(matrix.dense_forward, self._rows(x), W, bias, y.reshape(-1, W.shape[1]), NOTHING[x.dtype],
-                        0, 0.0, False, 0, 0.0, 0, 0, 0, 0, self._chunks(y.size))
-            return y
+            return self._product(x, W, bias, None, 0, 0, 1.0, (0, 0, 0, 0))
 
         def linear_backward(self, dy, x, W, dW, db, accumulate, need_dx):
             dy = self._rows(dy)
             return self._backward(dy, dy, x, W, dW, db, accumulate, need_dx, False)
 
         def dense(self, x, W, b, activation, keep_prob, key, train):
-            y = self.empty((*x.shape[:-1], W.shape[1]), x.dtype)
-            slope = self.empty(y.shape, x.dtype) if train else None
+            slope = self.empty((*x.shape[:-1], W.shape[1]), x.dtype) if train else None
             threshold = keep_threshold(keep_prob) if train and keep_prob < 1 else 0
-            self.launch(matrix.dense_forward, self._rows(x), W, b.reshape(-1, W.shape[1]), y.reshape(-1, W.shape[1]),
-                        slope.reshape(-1, W.shape[1]) if train else NOTHING[x.dtype], CODES[activation], 1.0, train,
-                        threshold, 1 / keep_prob, *_key(key), self._chunks(y.size))
+            y = self._product(x, W, b.reshape(-1, W.shape[1]), slope, CODES[activation], threshold, 1 / keep_prob,
+                              _key(key))
             return y, slope
 
         def dense_backward(self, dy, slope, x, W, dW, db, accumulate, need_dx):
             return self._backward(self._rows(dy), self._rows(slope), x, W, dW, db, accumulate, need_dx, True)
 
+    def _product(self, x, W, b, slope, code, threshold, scale, key):
+        """y = m f(x W + b), and the slope unless it is None."""
+        rows, W, K = self._rows(x), self._plain(W), W.shape[1]
+        y, skinny = self.empty((*x.shape[:-1], K), x.dtype), self._is_skinny(rows, W)
+        if skinny:
+            self.launch(skinny_kernels.skinny_product, rows.reshape(-1), *rows.shape, W.reshape(-1), K, y.reshape(-1),
+                        lanes(x.dtype), self._chunks(W.size))
+        self.launch(matrix.dense_forward, rows, W, b, y.reshape(-1, K),
+                    NOTHING[x.dtype] if slope is None else slope.reshape(-1, K), code, 1.0, slope is not None,
+                    threshold, scale, *key, not skinny, self._chunks(y.size))
+        return y
+
+    def _is_skinny(self, rows, W):
+        return 0 < len(rows) <= skinny_kernels.ROWS and W.size >= GRAIN
+
     def _backward(self, dy, dh, x, W, dW, db, accumulate, need_dx, has_slope):
         rows, dx = self._rows(x), self.empty(x.shape, x.dtype) if need_dx else None
-        (N, D), K = rows.shape, W.shape[1]
+        (N, D), K, skinny = rows.shape, W.shape[1], self._is_skinny(rows, W)
         chunks = self._chunks(dh.size + rows.size)
         # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
-        by_rows = chunks > 1 and D * K < N * (K + D / 2)
+        by_rows = chunks > 1 and D * K < N * (K + D / 2) and not skinny
         parts = self.empty((chunks, D + 1 if by_rows else 1, K), x.dtype)
         self.launch(matrix.dense_backward, dy, dh, rows, W, dW, NOTHING[x.dtype] if db is None else db.reshape(-1, K),
                     rows if dx is None else dx.reshape(rows.shape), parts, by_rows, has_slope, db is not None, need_dx,
-                    accumulate, chunks)
+                    accumulate, not skinny, chunks)
+        if skinny:
+            pieces, L = self._chunks(W.size), lanes(x.dtype)
+            self.launch(skinny_kernels.skinny_weight_gradient, rows.reshape(-1), N, D, dh.reshape(-1), K,
+                        dW.reshape(-1), accumulate, L, pieces)
+            if need_dx:
+                self.launch(skinny_kernels.skinny_input_gradient, dh.reshape(-1), N, K, self._flat(W), D,
+                            dx.reshape(-1), L, pieces)
         return dx
 
     def _rows(self, x):

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from .mathfun import kernel
+from .mathfun import exp, kernel, straight
 
 
 @kernel
@@ -15,32 +15,63 @@ def softmax_cross_entropy(logits, labels, soft, alpha, class_weight, smoothing, 
         total = 0.0
         for n in range(N):
             total += weight(class_weight, labels[n])
-    elsewhere = alpha * smoothing / K
+    here, elsewhere = alpha * (1 - smoothing), alpha * smoothing / K
     for chunk in prange(chunks):
-        p, value = np.empty(K), 0.0
+        p, value = np.empty(K, logits.dtype), 0.0
         for n in range(N * chunk // chunks, N * (chunk + 1) // chunks):
             z, label = logits[n], labels[n]
-            highest = np.float64(z[0])
-            for k in range(K):
-                highest = max(highest, np.float64(z[k]))
-            mass = 0.0
-            for k in range(K):
-                p[k] = np.exp(z[k] - highest)
-                mass += p[k]
+            highest = largest(z)
+            mass = exponentials(z, highest, p)
             log_mass = np.log(mass)
             w = (weight(class_weight, label) if has_weight else 1.0) / total
+            gradient(p, w / mass, w * elsewhere, dlogits[n])
             row = 0.0
-            for k in range(K):
-                log_p = z[k] - highest - log_mass
-                target = elsewhere + (alpha * (1 - smoothing) if k == label else 0.0)
-                row -= target * log_p
-                if has_soft:
+            if smoothing > 0:
+                row -= elsewhere * (sum_of(z) - K * (np.float64(highest) + log_mass))
+            if 0 <= label < K:
+                row -= here * (np.float64(z[label]) - highest - log_mass)
+                dlogits[n, label] -= w * here
+            if has_soft:
+                for k in range(K):
                     q = np.float64(soft[n, k])
+                    log_p = np.float64(z[k]) - highest - log_mass
                     row += (1 - alpha) * q * ((np.log(q) if q > 0 else 0.0) - log_p)
-                    target += (1 - alpha) * q
-                dlogits[n, k] = w * (p[k] / mass - target)
+                    dlogits[n, k] -= w * (1 - alpha) * q
             value += w * row
         partial[chunk] = value
+
+
+@straight
+def largest(z):
+    """The largest of z; NaN if one is NaN."""
+    best = z[0]
+    for k in range(z.size):
+        best = z[k] if z[k] > best or z[k] != z[k] else best
+    return best
+
+
+@straight
+def exponentials(z, highest, p):
+    """p = e^(z - highest), and its sum."""
+    mass = 0.0
+    for k in range(z.size):
+        p[k] = exp(z[k] - highest)
+        mass += np.float64(p[k])
+    return mass
+
+
+@straight
+def sum_of(z):
+    s = 0.0
+    for k in range(z.size):
+        s += np.float64(z[k])
+    return s
+
+
+@straight
+def gradient(p, factor, shift, dz):
+    for k in range(p.size):
+        dz[k] = p[k] * factor - shift
 
 
 @njit(inline="always")

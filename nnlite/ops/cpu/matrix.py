@@ -16,8 +16,9 @@ ELU = CODES["elu"]
 
 
 @kernel
-def dense_forward(x, W, b, y, slope, code, alpha, train, threshold, scale, k0, k1, stream, step, chunks):
-    """x (N, D), W (D, K), b (G, K), y (N, K), slope (N, K) if train. threshold: 0 for no dropout."""
+def dense_forward(x, W, b, y, slope, code, alpha, train, threshold, scale, k0, k1, stream, step, product, chunks):
+    """x (N, D), W (D, K), b (G, K), y (N, K), slope (N, K) if train. threshold: 0 for no dropout. product: whether
+    x W is to be computed; else y holds it."""
     N, D = x.shape
     K = W.shape[1]
     each = N // b.shape[0]
@@ -25,7 +26,7 @@ def dense_forward(x, W, b, y, slope, code, alpha, train, threshold, scale, k0, k
     alpha, scale, drop, threshold = y.dtype.type(alpha), y.dtype.type(scale), threshold > 0, np.uint32(threshold)
     for chunk in prange(chunks):
         start, stop = N * chunk // chunks, N * (chunk + 1) // chunks
-        if stop > start:
+        if stop > start and product:
             gemm(PLAIN, PLAIN, stop - start, K, D, x[start:stop], D, W, K, 0, y[start:stop], K)
         words, spare = np.empty(4 * quarter, np.uint32), np.empty(K, y.dtype)
         for row in range(start, stop):
@@ -79,7 +80,8 @@ def mask(h, s, words, threshold, scale):
 
 
 @kernel
-def dense_backward(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias, need_dx, accumulate, chunks):
+def dense_backward(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias, need_dx, accumulate, products,
+                   chunks):
     """dh = dy slope; dx = dh W^T; dW = x^T dh; db (G, K) = group sums of dh.
 
     dh holds the slope and is overwritten: one array less to fetch. Without a slope dh is dy.
@@ -87,7 +89,7 @@ def dense_backward(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias
     Blocks of rows begin and end with a group; for one group (a plain bias) each leaves its sum in the last row of its
     part (parts: chunks, ..., K). by_rows: each thread multiplies its own rows of x and dh, which are in its cache,
     and the products, all but the first left in the D rows of the parts before, are summed; otherwise each thread
-    makes some rows of dW from all rows of x and dh.
+    makes some rows of dW from all rows of x and dh. products: whether dx and dW are to be computed; else only dh, db.
     """
     N, D = x.shape
     G, K = db.shape[0], W.shape[1]   # without a bias db is a placeholder
@@ -108,12 +110,12 @@ def dense_backward(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias
                     if row % each == 0 and not accumulate:
                         db[row // each] = 0
                     add_to(db[row // each], dh[row])
-            if need_dx and stop > start:
+            if need_dx and products and stop > start:
                 gemm(PLAIN, TRANSPOSED, stop - start, D, K, dh[start:stop], K, W, K, 0, dx[start:stop], D)
             if by_rows:
                 target, add = (dW, accumulate) if chunk == 0 else (parts[chunk], False)
                 gemm(TRANSPOSED, PLAIN, D, K, stop - start, x[start:stop], D, dh[start:stop], K, add, target, K)
-    for chunk in prange(chunks):
+    for chunk in prange(chunks if products else 0):
         start, stop = D * chunk // chunks, D * (chunk + 1) // chunks
         if by_rows:
             for part in range(1, chunks):
