@@ -13,7 +13,7 @@ from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, 
 from . import images as image_kernels
 from . import labels as label_kernels
 from . import skinny as skinny_kernels
-from .block import lanes
+from .block import lanes, padded
 from .elementwise import CODES
 from .notice import announce_compilation
 from .tape import Late, Tape, now
@@ -176,8 +176,9 @@ class CpuOps(ReferenceOps):
         rows, W, K = self._rows(x), self._plain(W), W.shape[1]
         y, skinny = self.empty((*x.shape[:-1], K), x.dtype), self._is_skinny(rows, W)
         if skinny:
-            self.launch(skinny_kernels.skinny_product, rows.reshape(-1), *rows.shape, W.reshape(-1), K, y.reshape(-1),
-                        lanes(x.dtype), self._chunks(W.size))
+            room = self.empty((len(rows), padded(K, x.dtype)), x.dtype)
+            self.launch(skinny_kernels.skinny_product, rows.reshape(-1), *rows.shape, W.reshape(-1), K,
+                        room.reshape(-1), room.shape[1], y.reshape(-1), lanes(x.dtype), self._chunks(W.size))
         self.launch(matrix.dense_forward, rows, W, b, y.reshape(-1, K),
                     NOTHING[x.dtype] if slope is None else slope.reshape(-1, K), code, 1.0, slope is not None,
                     threshold, scale, *key, not skinny, self._chunks(y.size))
@@ -197,12 +198,14 @@ class CpuOps(ReferenceOps):
                     rows if dx is None else dx.reshape(rows.shape), parts, by_rows, has_slope, db is not None, need_dx,
                     accumulate, not skinny, chunks)
         if skinny:
-            pieces, L = self._chunks(W.size), lanes(x.dtype)
-            self.launch(skinny_kernels.skinny_weight_gradient, rows.reshape(-1), N, D, dh.reshape(-1), K,
-                        dW.reshape(-1), accumulate, L, pieces)
+            pieces, L, Kp = self._chunks(W.size), lanes(x.dtype), padded(K, x.dtype)
+            full = self.empty((N * Kp,), x.dtype)
+            self.launch(skinny_kernels.fill_up, dh.reshape(-1), K, full, Kp)
+            self.launch(skinny_kernels.skinny_weight_gradient, rows.reshape(-1), N, D, full, Kp, dW.reshape(-1), K,
+                        accumulate, L, pieces)
             if need_dx:
-                self.launch(skinny_kernels.skinny_input_gradient, dh.reshape(-1), N, K, self._flat(W), D,
-                            dx.reshape(-1), L, pieces)
+                self.launch(skinny_kernels.skinny_input_gradient, full, N, Kp, self._flat(W), K, D, dx.reshape(-1), L,
+                            pieces)
         return dx
 
     def _rows(self, x):

@@ -19,6 +19,7 @@ FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # How every kernel is compiled. error_model: no test for a zero divisor, which would stop the vectoriser.
 kernel = njit(parallel=True, cache=True, fastmath=FAST, error_model="numpy")
+serial = njit(cache=True, fastmath=FAST, error_model="numpy")   # too little work for a second thread
 straight = njit(fastmath=FAST, error_model="numpy")   # a loop that a kernel calls on each thread
 
 LOG2E = np.float32(1.4426950408889634)

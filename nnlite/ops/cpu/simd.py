@@ -12,7 +12,9 @@ registers; nothing but these functions touches memory:
     zero(array)            0 in every lane, for the array's type
     fma(a, b, c)           a b + c, rounded once
     constant(array, n)     the number n in every lane
+    prefetch(array, i)     a hint that array[i] will soon be read; i may lie outside
     add(a, b), sub(a, b), mul(a, b), positive(a) = max(a, 0)
+    total(a)               the sum of the lanes, a number
 
 Indices are not checked.
 """
@@ -154,6 +156,17 @@ def splat(typing, array, index):
 
 
 @intrinsic
+def prefetch(typing, array, index):
+    def build(context, builder, signature, args):
+        place = element(context, builder, signature.args[0], args[0], args[1])
+        place = builder.bitcast(place, ir.PointerType(ir.IntType(8)))
+        numbers = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]    # to read, into every cache, data
+        _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place, *numbers])
+        return context.get_dummy_value()
+    return types.none(array, types.intp), build
+
+
+@intrinsic
 def zero(typing, array):
     vector = VectorType(array.dtype)
 
@@ -199,3 +212,13 @@ def positive(typing, a):
         nothing = ir.Constant(llvm_type(a), None)
         return builder.select(builder.fcmp_ordered("<", args[0], nothing), nothing, args[0])
     return a(a), build
+
+
+@intrinsic
+def total(typing, a):
+    def build(context, builder, signature, args):
+        kind = ir.FunctionType(_real(a.dtype), [_real(a.dtype), llvm_type(a)])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.{_suffix(a)}")
+        nothing = ir.Constant(_real(a.dtype), 0.0)
+        return builder.call(function, [nothing, args[0]], fastmath=["reassoc"])   # in any order: halves, quarters, ...
+    return a.dtype(a), build

@@ -2,125 +2,163 @@
 
 The matrix W (D, K) is then read for hardly any arithmetic, so what counts is to read it once, in the order in which it
 lies, without copying it into another form first, as BLAS does. All arrays are flat, in C order: x (N, D), W (D, K),
-y (N, K). Threads share the columns, or the rows of W.
+y and dy (N, Kp): rows filled up with zeros to whole vectors, so that each vector of these, which are used again and
+again, lies in one line of the cache. Threads share the columns of W, or its rows.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from .mathfun import kernel, straight
-from .simd import fma, load, load_some, splat, store, store_some, zero
+from .mathfun import kernel, serial, straight
+from .simd import add, fma, load, load_some, mul, prefetch, splat, store, store_some, total, zero
 
 ROWS = 16    # of x, up to which these are faster than BLAS
 
 
 @njit(inline="always")
-def get(a, at, some, L):
-    return load(a, at) if some >= L else load_some(a, at, some)
+def load_all(a, at, some):
+    return load(a, at)
 
 
 @njit(inline="always")
-def put(a, at, value, some, L):
-    if some >= L:
-        store(a, at, value)
-    else:
-        store_some(a, at, value, some)
+def store_all(a, at, value, some):
+    store(a, at, value)
+
+
+def walks(get, put):
+    """The inner loops over columns `first` to `end`: with whole vectors, or with a part of one."""
+    @straight
+    def eight_rows(x, N, D, W, K, y, Kp, d, first, end, L):
+        """y += x W for rows d to d + 7 of W."""
+        for k in range(first, end, L):
+            some, p = end - k, d * K + k
+            w0, w1, w2 = get(W, p, some), get(W, p + K, some), get(W, p + 2 * K, some)
+            w3, w4, w5 = get(W, p + 3 * K, some), get(W, p + 4 * K, some), get(W, p + 5 * K, some)
+            w6, w7 = get(W, p + 6 * K, some), get(W, p + 7 * K, some)
+            for row in range(8, 16):
+                prefetch(W, p + row * K)
+            for n in range(N):
+                q, at = n * D + d, n * Kp + k
+                a, b = fma(splat(x, q), w0, load(y, at)), mul(splat(x, q + 1), w1)
+                a, b = fma(splat(x, q + 2), w2, a), fma(splat(x, q + 3), w3, b)
+                a, b = fma(splat(x, q + 4), w4, a), fma(splat(x, q + 5), w5, b)
+                a, b = fma(splat(x, q + 6), w6, a), fma(splat(x, q + 7), w7, b)
+                store(y, at, add(a, b))
+
+    @straight
+    def one_row(x, N, D, W, K, y, Kp, d, first, end, L):
+        """y += x W for row d of W."""
+        for k in range(first, end, L):
+            some = end - k
+            w = get(W, d * K + k, some)
+            for n in range(N):
+                store(y, n * Kp + k, fma(splat(x, n * D + d), w, load(y, n * Kp + k)))
+
+    @straight
+    def four_gradients(x, N, D, dy, Kp, dW, K, accumulate, d, first, end, L):
+        """x^T dy for rows d to d + 3 of dW."""
+        for k in range(first, end, L):
+            some, p = end - k, d * K + k
+            a0 = a1 = a2 = a3 = zero(dW)
+            if accumulate:
+                a0, a1 = get(dW, p, some), get(dW, p + K, some)
+                a2, a3 = get(dW, p + 2 * K, some), get(dW, p + 3 * K, some)
+            for n in range(N):
+                g, q = load(dy, n * Kp + k), n * D + d
+                a0, a1 = fma(splat(x, q), g, a0), fma(splat(x, q + 1), g, a1)
+                a2, a3 = fma(splat(x, q + 2), g, a2), fma(splat(x, q + 3), g, a3)
+            put(dW, p, a0, some)
+            put(dW, p + K, a1, some)
+            put(dW, p + 2 * K, a2, some)
+            put(dW, p + 3 * K, a3, some)
+
+    @straight
+    def one_gradient(x, N, D, dy, Kp, dW, K, accumulate, d, first, end, L):
+        for k in range(first, end, L):
+            some = end - k
+            a = get(dW, d * K + k, some) if accumulate else zero(dW)
+            for n in range(N):
+                a = fma(splat(x, n * D + d), load(dy, n * Kp + k), a)
+            put(dW, d * K + k, a, some)
+
+    @straight
+    def five_sums(dy, at, r1, r2, r3, r4, W, row, first, end, L, sums):
+        """W's row times five rows of dy, sums of products, added to sums (5,)."""
+        a0 = a1 = a2 = a3 = a4 = zero(W)
+        for k in range(first, end, L):
+            p, w = at + k, get(W, row + k, end - k)
+            a0, a1, a2 = fma(load(dy, p), w, a0), fma(load(dy, p + r1), w, a1), fma(load(dy, p + r2), w, a2)
+            a3, a4 = fma(load(dy, p + r3), w, a3), fma(load(dy, p + r4), w, a4)
+        sums[0] += total(a0)
+        sums[1] += total(a1)
+        sums[2] += total(a2)
+        sums[3] += total(a3)
+        sums[4] += total(a4)
+    return eight_rows, one_row, four_gradients, one_gradient, five_sums
+
+
+eight_rows, one_row, four_gradients, one_gradient, five_sums = walks(load_all, store_all)
+eight_rows_end, one_row_end, four_gradients_end, one_gradient_end, five_sums_end = walks(load_some, store_some)
 
 
 @kernel
-def skinny_product(x, N, D, W, K, y, L, chunks):
-    """y = x W, eight rows of W at a time."""
-    vectors = (K + L - 1) // L
+def skinny_product(x, N, D, W, K, room, Kp, y, L, chunks):
+    """y (N, K) = x W, made in room (N, Kp), eight rows of W at a time."""
+    vectors = Kp // L
     for chunk in prange(chunks):
         first, end = vectors * chunk // chunks * L, min(K, vectors * (chunk + 1) // chunks * L)
-        whole = (D // 8) * 8
-        for d in range(0, whole, 8):
-            eight_rows(x, N, D, W, K, y, d, first, end, L)
-        for d in range(whole, D):
-            one_row(x, N, D, W, K, y, d, first, end, L)
-
-
-@straight
-def eight_rows(x, N, D, W, K, y, d, first, end, L):
-    for k in range(first, end, L):
-        some, p = end - k, d * K + k
-        w0, w1, w2 = get(W, p, some, L), get(W, p + K, some, L), get(W, p + 2 * K, some, L)
-        w3, w4, w5 = get(W, p + 3 * K, some, L), get(W, p + 4 * K, some, L), get(W, p + 5 * K, some, L)
-        w6, w7 = get(W, p + 6 * K, some, L), get(W, p + 7 * K, some, L)
+        whole, eights = first + (end - first) // L * L, D // 8 * 8
         for n in range(N):
-            q, at = n * D + d, n * K + k
-            a = get(y, at, some, L) if d else zero(y)
-            a = fma(splat(x, q), w0, fma(splat(x, q + 1), w1, a))
-            a = fma(splat(x, q + 2), w2, fma(splat(x, q + 3), w3, a))
-            a = fma(splat(x, q + 4), w4, fma(splat(x, q + 5), w5, a))
-            put(y, at, fma(splat(x, q + 6), w6, fma(splat(x, q + 7), w7, a)), some, L)
-
-
-@straight
-def one_row(x, N, D, W, K, y, d, first, end, L):
-    for k in range(first, end, L):
-        some = end - k
-        w = get(W, d * K + k, some, L)
+            room[n * Kp + first:n * Kp + vectors * (chunk + 1) // chunks * L] = 0
+        for d in range(0, eights, 8):
+            eight_rows(x, N, D, W, K, room, Kp, d, first, whole, L)
+            if whole < end:
+                eight_rows_end(x, N, D, W, K, room, Kp, d, whole, end, L)
+        for d in range(eights, D):
+            one_row(x, N, D, W, K, room, Kp, d, first, whole, L)
+            one_row_end(x, N, D, W, K, room, Kp, d, whole, end, L)
         for n in range(N):
-            a = get(y, n * K + k, some, L) if d else zero(y)
-            put(y, n * K + k, fma(splat(x, n * D + d), w, a), some, L)
+            y[n * K + first:n * K + end] = room[n * Kp + first:n * Kp + end]
+
+
+@serial
+def fill_up(dy, K, room, Kp):
+    """room (N, Kp) = dy (N, K) and zeros."""
+    for n in range(dy.size // K):
+        room[n * Kp:n * Kp + K] = dy[n * K:(n + 1) * K]
+        room[n * Kp + K:(n + 1) * Kp] = 0
 
 
 @kernel
-def skinny_weight_gradient(x, N, D, dy, K, dW, accumulate, L, chunks):
+def skinny_weight_gradient(x, N, D, dy, Kp, dW, K, accumulate, L, chunks):
     """dW = x^T dy, or added to it: four rows of dW at a time."""
+    whole = K // L * L
     for chunk in prange(chunks):
-        for d in range(D * chunk // chunks, D * (chunk + 1) // chunks, 4):
-            end = D * (chunk + 1) // chunks
-            for k in range(0, K, L):
-                some, p = K - k, d * K + k
-                if d + 4 <= end:
-                    a0 = get(dW, p, some, L) if accumulate else zero(dW)
-                    a1 = get(dW, p + K, some, L) if accumulate else zero(dW)
-                    a2 = get(dW, p + 2 * K, some, L) if accumulate else zero(dW)
-                    a3 = get(dW, p + 3 * K, some, L) if accumulate else zero(dW)
-                    for n in range(N):
-                        g, q = get(dy, n * K + k, some, L), n * D + d
-                        a0, a1 = fma(splat(x, q), g, a0), fma(splat(x, q + 1), g, a1)
-                        a2, a3 = fma(splat(x, q + 2), g, a2), fma(splat(x, q + 3), g, a3)
-                    put(dW, p, a0, some, L)
-                    put(dW, p + K, a1, some, L)
-                    put(dW, p + 2 * K, a2, some, L)
-                    put(dW, p + 3 * K, a3, some, L)
-                else:
-                    for row in range(d, end):
-                        a = get(dW, row * K + k, some, L) if accumulate else zero(dW)
-                        for n in range(N):
-                            a = fma(splat(x, n * D + row), get(dy, n * K + k, some, L), a)
-                        put(dW, row * K + k, a, some, L)
+        d, end = D * chunk // chunks, D * (chunk + 1) // chunks
+        while d + 4 <= end:
+            four_gradients(x, N, D, dy, Kp, dW, K, accumulate, d, 0, whole, L)
+            if whole < K:
+                four_gradients_end(x, N, D, dy, Kp, dW, K, accumulate, d, whole, K, L)
+            d += 4
+        while d < end:
+            one_gradient(x, N, D, dy, Kp, dW, K, accumulate, d, 0, whole, L)
+            one_gradient_end(x, N, D, dy, Kp, dW, K, accumulate, d, whole, K, L)
+            d += 1
 
 
 @kernel
-def skinny_input_gradient(dy, N, K, W, D, dx, L, chunks):
-    """dx = dy W^T: sums along the rows of W, for four rows of dy at a time."""
+def skinny_input_gradient(dy, N, Kp, W, K, D, dx, L, chunks):
+    """dx = dy W^T: sums along the rows of W, for five rows of dy at a time."""
+    whole = K // L * L
     for chunk in prange(chunks):
-        sums = np.empty(4 * L, dx.dtype)
+        sums = np.empty(5, dx.dtype)
         for d in range(D * chunk // chunks, D * (chunk + 1) // chunks):
-            for n in range(0, N, 4):
-                count = min(4, N - n)
-                r1, r2, r3 = min(1, count - 1) * K, min(2, count - 1) * K, min(3, count - 1) * K   # never beyond dy
-                a0 = a1 = a2 = a3 = zero(dx)
-                for k in range(0, K, L):
-                    some, p = K - k, n * K + k
-                    w = get(W, d * K + k, some, L)
-                    a0, a1 = fma(get(dy, p, some, L), w, a0), fma(get(dy, p + r1, some, L), w, a1)
-                    a2, a3 = fma(get(dy, p + r2, some, L), w, a2), fma(get(dy, p + r3, some, L), w, a3)
-                store(sums, 0, a0)
-                store(sums, L, a1)
-                store(sums, 2 * L, a2)
-                store(sums, 3 * L, a3)
-                for row in range(count):
-                    dx[(n + row) * D + d] = total(sums[row * L:(row + 1) * L])
-
-
-@straight
-def total(a):
-    s = a.dtype.type(0)
-    for i in range(a.size):
-        s += a[i]
-    return s
+            for n in range(0, N, 5):
+                last = min(5, N - n) - 1   # rows beyond dy's end are taken as its last one
+                r1, r2, r3, r4 = min(1, last) * Kp, min(2, last) * Kp, min(3, last) * Kp, min(4, last) * Kp
+                sums[:] = 0
+                five_sums(dy, n * Kp, r1, r2, r3, r4, W, d * K, 0, whole, L, sums)
+                if whole < K:
+                    five_sums_end(dy, n * Kp, r1, r2, r3, r4, W, d * K, whole, K, L, sums)
+                for row in range(last + 1):
+                    dx[(n + row) * D + d] = sums[row]
