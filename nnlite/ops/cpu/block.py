@@ -1,11 +1,13 @@
 """A small matrix product in registers, on which convolutions stand.
 
-`multiply` makes rows x columns sums c[m, n] = sum_k a[m, k] b[k, n] in blocks of 14 rows and two vectors: 28 of the 32
-registers of AVX-512 hold sums, two hold a row of b, one a number of a. So every number loaded is used many times, and
-the loop runs at the rate of the multipliers (here 170 to 190 of 192 GFLOP/s on a core, BLAS on such small matrices 120
-to 140). Where a[m, k] lies is told by strides, so a matrix may as well be windows of an image: nothing is copied.
+`multiply_along` makes rows x columns sums c[m, n] = sum_k a[m, k] b[k, n] in blocks of up to 9 rows and three vectors:
+27 of the 32 registers of AVX-512 hold sums, three hold a row of b, one a number of a. So every number loaded is used
+many times, and the loop runs at the rate of the multipliers (here 189 to 209 of 217 GFLOP/s on a core, where BLAS gives
+such small matrices 120 to 140). Where a[m, k] lies is told by strides, so a matrix may as well be windows of an image:
+nothing is copied.
 
-b comes in panels: 2 L columns side by side, row under row (L lanes of a vector); the last panel may be one vector wide.
+b comes in panels, columns side by side, row under row: three vectors wide, the first ones two, so that it comes out even
+(`panel_width`); a panel behind n columns of b's rows begins at n rows.
 """
 
 import numpy as np
@@ -18,17 +20,24 @@ from .mathfun import FAST, kernel, straight
 from .simd import (BYTES, VectorType, as_vector, element, everywhere, first_lanes, fused_multiply_add, llvm_type,
                    masked_load, masked_store)
 
-ROWS = 14, 12, 7, 6, 4, 2, 1   # heights of blocks
-UNROLL = 4
+# Vectors side by side -> the heights that blocks have: those that fill the registers, and some for what is left over.
+SHAPES = {3: (9, 8, 7, 6, 4, 2, 1), 2: (14, 12, 7, 6, 4, 2, 1), 1: (14, 7, 4, 2, 1)}
+LATENCY = 4   # cycles until a sum can be added to again: fewer sums than 2 LATENCY wait for each other
+OVERHEAD = 0.3
 
-# The height to begin with where fewer than 28 rows are left: the blocks then need the fewest cycles in all. A block of
-# two rows or fewer takes as long as one of four, because its few sums wait for each other.
-HEIGHTS = np.zeros(28, np.int64)
-_cycles = [0]
-for _left in range(1, 28):
-    _choices = [(max(4, _rows) + _cycles[_left - _rows], -_rows) for _rows in ROWS if _rows <= _left]
-    _cycles.append(min(_choices)[0])
-    HEIGHTS[_left] = -min(_choices)[1]
+
+def _best_heights(vectors, most=60):
+    """(most,): which height to begin with where so many rows are left, for the fewest cycles in all."""
+    cycles, first = [0.0], [0]
+    for left in range(1, most):
+        choices = [(max(LATENCY, rows * vectors / 2) + OVERHEAD + cycles[left - rows], -rows)
+                   for rows in SHAPES[vectors] if rows <= left]
+        cycles.append(min(choices)[0])
+        first.append(-min(choices)[1])
+    return np.array(first, np.int64)
+
+
+HEIGHTS3, HEIGHTS2, HEIGHTS1 = (_best_heights(vectors) for vectors in (3, 2, 1))
 
 
 def block_product(rows, vectors, across):
@@ -66,38 +75,27 @@ def block_product(rows, vectors, across):
                         builder.store(ir.Constant(kind, None), sums[block])
 
             # Pointers to some rows of a: the others are addressed from these by one or two strides.
-            every, a_step = (rows, a_inner_) if across else (3, number(1))
+            every = rows if across else 3
             row_of_b = cgutils.alloca_once_value(builder, pb)
             heads = [cgutils.alloca_once(builder, pa.type) for _ in range(0, rows, every)]
-
-            def steps(count):
-                """The next count terms of every sum; the loop around it is left to count addresses only now and then:
-                additions of addresses take turns from the multipliers."""
-                starts, place = [builder.load(head) for head in heads], builder.load(row_of_b)
-                for k in range(count):
-                    row = [builder.load(after(place, number((k * vectors + v) * lanes)), align=align)
-                           for v in range(vectors)]
-                    for r in range(rows):
-                        p = builder.gep(starts[r // every], [builder.mul(a_step, number(k))])
-                        p = builder.gep(p, [number(r) if across else builder.mul(a_row_, number(r % 3))])
-                        x = everywhere(builder, builder.load(p), lanes)
-                        for v in range(vectors):
-                            total = fused_multiply_add(builder, vector, x, row[v], builder.load(sums[r, v]))
-                            builder.store(total, sums[r, v])
-                for head, start in zip(heads, starts):
-                    builder.store(builder.gep(start, [builder.mul(a_step, number(count))]), head)
-                builder.store(builder.gep(place, [number(count * vectors * lanes)]), row_of_b)
-
             with cgutils.for_range(builder, outer_) as i:
                 pi = builder.gep(pa, [builder.mul(i.index, a_outer_)])
                 with cgutils.for_range(builder, middle_) as j:
                     pj = builder.gep(pi, [builder.mul(j.index, a_middle_)])
                     for r, head in zip(range(0, rows, every), heads):
                         builder.store(opaque(builder, builder.gep(pj, [builder.mul(a_row_, number(r))])), head)
-                    with cgutils.for_range(builder, builder.sdiv(inner_, number(UNROLL))):
-                        steps(UNROLL)
-                    with cgutils.for_range(builder, builder.srem(inner_, number(UNROLL))):
-                        steps(1)
+                    with cgutils.for_range(builder, inner_):
+                        starts, place = [builder.load(head) for head in heads], builder.load(row_of_b)
+                        row = [builder.load(after(place, number(v * lanes)), align=align) for v in range(vectors)]
+                        for r in range(rows):
+                            step = number(r) if across else builder.mul(a_row_, number(r % 3))
+                            x = everywhere(builder, builder.load(builder.gep(starts[r // every], [step])), lanes)
+                            for v in range(vectors):
+                                total = fused_multiply_add(builder, vector, x, row[v], builder.load(sums[r, v]))
+                                builder.store(total, sums[r, v])
+                        for head, start in zip(heads, starts):
+                            builder.store(builder.gep(start, [a_inner_ if across else number(1)]), head)
+                        builder.store(builder.gep(place, [number(vectors * lanes)]), row_of_b)
 
             for r, v in blocks:
                 masked_store(builder, vector, builder.load(sums[r, v]), targets[r, v], masks[v])
@@ -119,58 +117,81 @@ def opaque(builder, pointer):
 
 
 def multiplier(across):
-    wide14, wide12, wide7, wide6, wide4, wide2, wide1 = (block_product(rows, 2, across) for rows in ROWS)
-    slim14, slim12, slim7, slim6, slim4, slim2, slim1 = (block_product(rows, 1, across) for rows in ROWS)
+    three9, three8, three7, three6, three4, three2, three1 = (
+        block_product(rows, 3, across) for rows in SHAPES[3])
+    two14, two12, two7, two6, two4, two2, two1 = (
+        block_product(rows, 2, across) for rows in SHAPES[2])
+    one14, one7, one4, one2, one1 = (
+        block_product(rows, 1, across) for rows in SHAPES[1])
 
     @straight
-    def multiply(rows, a, at, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, wide, c, ct, c_row,
+    def multiply(rows, a, at, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, vectors, c, ct, c_row,
                  columns, accumulate):
+        heights = HEIGHTS3 if vectors == 3 else HEIGHTS2 if vectors == 2 else HEIGHTS1
         m = 0
         while m < rows:
             p, q, left = at + m * a_row, ct + m * c_row, rows - m
-            height = 14 if left >= 28 else HEIGHTS[left]
-            if wide and height == 14:
-                wide14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                      accumulate)
-            elif wide and height == 12:
-                wide12(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                      accumulate)
-            elif wide and height == 7:
-                wide7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif wide and height == 6:
-                wide6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif wide and height == 4:
-                wide4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif wide and height == 2:
-                wide2(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif wide and height == 1:
-                wide1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif height == 14:
-                slim14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                      accumulate)
-            elif height == 12:
-                slim12(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                      accumulate)
-            elif height == 7:
-                slim7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif height == 6:
-                slim6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif height == 4:
-                slim4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
-            elif height == 2:
-                slim2(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                     accumulate)
+            height = heights[min(left, heights.size - 1)]
+            if vectors == 3:
+                if height == 9:
+                    three9(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                elif height == 8:
+                    three8(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                elif height == 7:
+                    three7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                elif height == 6:
+                    three6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                elif height == 4:
+                    three4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                elif height == 2:
+                    three2(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                else:
+                    three1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+            elif vectors == 2:
+                if height == 14:
+                    two14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                          columns, accumulate)
+                elif height == 12:
+                    two12(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                          columns, accumulate)
+                elif height == 7:
+                    two7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                elif height == 6:
+                    two6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                elif height == 4:
+                    two4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                elif height == 2:
+                    two2(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                else:
+                    two1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
             else:
-                slim1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row, columns,
-                      accumulate)
+                if height == 14:
+                    one14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                          columns, accumulate)
+                elif height == 7:
+                    one7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                elif height == 4:
+                    one4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                elif height == 2:
+                    one2(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
+                else:
+                    one1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
             m += height
     return multiply
 
@@ -191,18 +212,56 @@ def padded(columns, dtype):
     return -(-columns // lanes(dtype)) * lanes(dtype)
 
 
+@njit(inline="always")
+def panel_width(columns, L):
+    """Vectors of the next panel where so many columns are left: twos until the rest is threes; one if it is all."""
+    vectors = (columns + L - 1) // L
+    return 3 if vectors % 3 == 0 else min(vectors, 2)
+
+
+@njit(inline="always")
+def panel_of(column, columns, L):
+    """First column and vectors of the panel that holds `column` of a matrix with so many columns."""
+    vectors = (columns + L - 1) // L
+    place, twos = column // L, (3 - vectors % 3) % 3
+    if vectors == 1:
+        return 0, 1
+    if place < 2 * twos:
+        return place // 2 * 2 * L, 2
+    return (2 * twos + (place - 2 * twos) // 3 * 3) * L, 3
+
+
 @kernel
 def pack(source, at, outer, s_outer, middle, s_middle, inner, s_inner, columns, s_column, panels, to, L, chunks):
     """panels[to:] = the matrix with rows (i, j, k) and columns n, source[at + i s_outer + j s_middle + k s_inner +
     n s_column], in panels; columns beyond the last are 0. All arrays flat."""
-    rows, across = outer * middle * inner, (columns + 2 * L - 1) // (2 * L)
+    rows, vectors = outer * middle * inner, (columns + L - 1) // L
     for chunk in prange(chunks):
-        for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
-            i, j, k = row // (middle * inner), row // inner % middle, row % inner
-            start = at + i * s_outer + j * s_middle + k * s_inner
-            for p in range(across):
-                n0 = p * 2 * L
-                width = min(2 * L, (columns - n0 + L - 1) // L * L)
-                target = panels[to + n0 * rows + row * width:to + n0 * rows + (row + 1) * width]
-                for n in range(width):
-                    target[n] = source[start + (n0 + n) * s_column] if n0 + n < columns else 0
+        for v in range(vectors * chunk // chunks, vectors * (chunk + 1) // chunks):
+            first, width = panel_of(v * L, columns, L)
+            place, target, step = at + v * L * s_column, to + first * rows + v * L - first, width * L
+            there = min(L, columns - v * L)
+            for i in range(outer):
+                for j in range(middle):
+                    start, row = place + i * s_outer + j * s_middle, target + (i * middle + j) * inner * step
+                    if s_column == 1:
+                        for k in range(inner):
+                            copy(source[start + k * s_inner:start + k * s_inner + there],
+                                 panels[row + k * step:row + k * step + L])
+                    else:    # along the source's rows, which are the panel's columns: every line of it is read once
+                        for n in range(L):
+                            fill(panels, row + n, step, source, start + n * s_column, s_inner, inner, n < there)
+
+
+@straight
+def copy(source, target):
+    for n in range(source.size):
+        target[n] = source[n]
+    for n in range(source.size, target.size):
+        target[n] = 0
+
+
+@straight
+def fill(panels, to, step, source, start, s_inner, inner, there):
+    for k in range(inner):
+        panels[to + k * step] = source[start + k * s_inner] if there else 0

@@ -3,7 +3,9 @@
 For one row of outputs the windows side by side are the rows of a matrix that lies in the image already: neighbours are
 a stride apart. So forward is `multiply` with the image as a, the weights in panels as b. The gradient of the weights is
 a product with the roles of pixels and sums exchanged; that of the input is a convolution of dy with the weights turned
-round, one for each phase of the stride. Only images with padding are copied, with zeros around them.
+round, one for each phase of the stride. Where a window may reach over an edge and has many channels, every place in the
+window is a product by itself, over those outputs for which it lies inside: the zeros outside are not multiplied. With
+few channels that would be many small products; then the images are copied, with zeros around them.
 
 All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks, ...) holds a padded image a thread.
 """
@@ -11,12 +13,14 @@ All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks,
 import numpy as np
 from numba import njit, prange
 
-from .block import multiply_across, multiply_along
+from .block import multiply_across, multiply_along, panel_width
 from .mathfun import kernel, straight
 
 
-DEPTH = 192    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
+DEPTH = 128    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
 STRIP = 112    # pixels of that strip
+FINISHED = 1 << 17   # outputs that are all made, and finished, before the next ones: they are still in a cache
+MANY = 32      # channels from which on every place in a window is a product worth its while
 SUMMED = 64    # pixels whose numbers are added up before they are added to the rest
 
 
@@ -48,14 +52,14 @@ def finish(y, bias, relu, K):
 
 @straight
 def window_products(images, rows, count, a, at, a_image, a_row, a_pixel, down, a_down, right, a_right, inner, panels,
-                    panel, wide, width, y, to, y_image, y_row, y_pixel, columns):
+                    panel, vectors, width, y, to, y_image, y_row, y_pixel, columns):
     """For some rows of outputs of some images: y = windows times one panel. A window is down x right runs of `inner`
     numbers; the panel goes through the first-level cache in pieces of DEPTH rows, each used for all these outputs."""
-    if down * right * inner <= DEPTH:
+    if down * right * inner <= 2 * DEPTH:
         for n in range(images):
             for h in range(rows):
                 multiply_along(count, a, at + n * a_image + h * a_row, a_pixel, down, a_down, right, a_right, inner, 1,
-                               panels, panel, wide, y, to + n * y_image + h * y_row, y_pixel, columns, False)
+                               panels, panel, vectors, y, to + n * y_image + h * y_row, y_pixel, columns, False)
         return
     for i in range(down):
         for j in range(right):
@@ -64,8 +68,45 @@ def window_products(images, rows, count, a, at, a_image, a_row, a_pixel, down, a
                 for n in range(images):
                     for h in range(rows):
                         multiply_along(count, a, start + n * a_image + h * a_row, a_pixel, 1, 0, 1, 0,
-                                       min(DEPTH, inner - c), 1, panels, piece, wide,
+                                       min(DEPTH, inner - c), 1, panels, piece, vectors,
                                        y, to + n * y_image + h * y_row, y_pixel, columns, i + j + c > 0)
+
+
+@straight
+def place_products(images, first, end, count, a, at, a_image, a_pixel, H, W, stride_h, stride_w, down, off_h, step_h,
+                   right, off_w, step_w, inner, panels, panel, vectors, width, y, to, y_image, y_row, y_pixel, columns):
+    """y += windows times one panel for rows first to end of outputs, each place (i, j) of the windows by itself: it
+    looks at row h stride + off + i step of a (H, W) image, and likewise for columns, where that is inside."""
+    for i in range(down):
+        for j in range(right):
+            left = off_w + j * step_w
+            w0 = (-left + stride_w - 1) // stride_w if left < 0 else 0
+            w1 = min(count, (W - 1 - left) // stride_w + 1)
+            if w1 <= w0:
+                continue
+            for c in range(0, inner, DEPTH):
+                piece = panel + ((i * right + j) * inner + c) * width
+                for n in range(images):
+                    for h in range(first, end):
+                        row = h * stride_h + off_h + i * step_h
+                        if row < 0 or row >= H:
+                            continue
+                        start = at + n * a_image + (row * W + w0 * stride_w + left) * a_pixel + c
+                        multiply_along(w1 - w0, a, start, stride_w * a_pixel, 1, 0, 1, 0, min(DEPTH, inner - c), 1,
+                                       panels, piece, vectors, y, to + n * y_image + h * y_row + w0 * y_pixel, y_pixel,
+                                       columns, True)
+
+
+@straight
+def begin(y, bias, K):
+    """y = bias, or 0. y holds whole pixels."""
+    if bias.size == 0:
+        y[:] = 0
+        return
+    for start in range(0, y.size, K):
+        pixel = y[start:start + K]
+        for k in range(K):
+            pixel[k] = bias[k]
 
 
 @kernel
@@ -78,7 +119,9 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
     depth = kh * kw * Cg
     group_size = (Kg + L - 1) // L * L * depth
     tall = max(1, STRIP // Wo)
-    padded = ph > 0 or pw > 0
+    block = max(tall, FINISHED // (Wo * K))
+    by_places = (ph > 0 or pw > 0) and Cg >= MANY
+    padded = (ph > 0 or pw > 0) and not by_places
     high, across = (H + 2 * ph, W + 2 * pw) if padded else (H, W)
     for chunk in prange(chunks):
         first, end = total * chunk // chunks, total * (chunk + 1) // chunks
@@ -88,7 +131,7 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
         while first < end:
             n, h0 = first // Ho, first % Ho
             images = min(together, (end - first) // Ho) if h0 == 0 and end - first >= Ho else 1
-            h1 = Ho if images * Ho <= end - first and h0 == 0 else min(Ho, h0 + end - first)
+            h1 = Ho if images > 1 else min(Ho, h0 + end - first, h0 + block)
             image, base = x, n * H * W * C
             if padded:
                 top, bottom = max(0, h0 * sh - ph), min(H, (h1 - 1) * sh - ph + (kh - 1) * dh + 1)
@@ -96,16 +139,27 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
                     copy_padded(x, base + (other * H + top) * W * C, bottom - top, W, C, other * high + top + ph, pw,
                                 space, across)
                 image, base = space, 0
+            part = y[(n * Ho + h0) * Wo * K:((n + images - 1) * Ho + h1) * Wo * K]
+            if by_places:
+                begin(part, bias, K)
             for g in range(groups):
-                for k0 in range(0, Kg, 2 * L):
-                    wide = Kg - k0 > L
+                k0 = 0
+                while k0 < Kg:
+                    vectors = panel_width(Kg - k0, L)
                     for h in range(h0, h1, tall):
+                        if by_places:
+                            place_products(images, h, min(h1, h + tall), Wo, x, base + g * Cg, H * W * C, C, H, W, sh,
+                                           sw, kh, -ph, dh, kw, -pw, dw, Cg, panels, g * group_size + k0 * depth,
+                                           vectors, vectors * L, y, n * Ho * Wo * K + g * Kg + k0, Ho * Wo * K, Wo * K,
+                                           K, Kg - k0)
+                            continue
                         window_products(images, min(tall, h1 - h), Wo, image, base + h * sh * across * C + g * Cg,
                                         high * across * C, sh * across * C, sw * C, kh, dh * across * C, right, dw * C,
-                                        inner, panels, g * group_size + k0 * depth, wide, 2 * L if wide else L,
+                                        inner, panels, g * group_size + k0 * depth, vectors, vectors * L,
                                         y, ((n * Ho + h) * Wo) * K + g * Kg + k0, Ho * Wo * K, Wo * K, K, Kg - k0)
-            if bias.size or relu:
-                finish(y[(n * Ho + h0) * Wo * K:((n + images - 1) * Ho + h1) * Wo * K], bias, relu, K)
+                    k0 += vectors * L
+            if relu or bias.size and not by_places:
+                finish(part, bias[:0] if by_places else bias, relu, K)
             first += (images - 1) * Ho + h1 - h0
 
 
@@ -132,7 +186,9 @@ def conv_backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, s
     """dx from dy (times the ReLU's slope). starts (sh, sw, groups): where each phase's panels begin. Images of dy are
     copied with margins of zeros, so that no tap reaches outside. total: the images, which the threads share."""
     Cg, Kg = C // groups, K // groups
-    padded = margin_h > 0 or margin_w > 0
+    holes = kh < sh or kw < sw or dh > 1 or dw > 1    # inputs that no tap may reach
+    by_places = (margin_h > 0 or margin_w > 0) and Kg >= MANY
+    padded = (margin_h > 0 or margin_w > 0) and not by_places
     high, across = Ho + 2 * margin_h, Wo + 2 * margin_w
     for chunk in prange(chunks):
         space = room[chunk]
@@ -142,6 +198,8 @@ def conv_backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, s
         for n in range(total * chunk // chunks, end, together):
             images = min(together, end - n)
             image, base = dy, n * Ho * Wo * K
+            if by_places or holes:
+                dx[n * H * W * C:(n + images) * H * W * C] = 0
             if padded:
                 for other in range(images):
                     copy_padded(dy, base + other * Ho * Wo * K, Ho, Wo, K, other * high + margin_h, margin_w, space,
@@ -152,31 +210,28 @@ def conv_backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, s
                 for rx in range(min(sw, W)):
                     _, _, right, off_w, back_w = phase_taps(rx, pw, dw, sw, kw)
                     rows, count, depth = (H - ry + sh - 1) // sh, (W - rx + sw - 1) // sw, down * right * Kg
+                    if depth == 0:
+                        continue
                     tall = max(1, STRIP // count)
                     for g in range(groups):
-                        for c0 in range(0, Cg, 2 * L):
-                            wide = Cg - c0 > L
+                        c0 = 0
+                        while c0 < Cg:
+                            vectors = panel_width(Cg - c0, L)
                             for q in range(0, rows, tall):
                                 to = ((n * H + q * sh + ry) * W + rx) * C + g * Cg + c0
-                                if depth == 0:
-                                    clear(dx, to, images, H * W * C, min(tall, rows - q), sh * W * C, count, sw * C,
-                                          min(Cg - c0, 2 * L))
+                                if by_places:
+                                    place_products(images, q, min(rows, q + tall), count, dy, base + g * Kg,
+                                                   Ho * Wo * K, K, Ho, Wo, 1, 1, down, off_h, -back_h, right, off_w,
+                                                   -back_w, Kg, panels, starts[ry, rx, g] + c0 * depth, vectors, vectors * L, dx,
+                                                   ((n * H + ry) * W + rx) * C + g * Cg + c0, H * W * C, sh * W * C,
+                                                   sw * C, Cg - c0)
                                     continue
                                 at = base + ((q + off_h + margin_h) * across + off_w + margin_w) * K + g * Kg
                                 window_products(images, min(tall, rows - q), count, image, at, high * across * K,
                                                 across * K, K, down, -back_h * across * K, right, -back_w * K, Kg,
-                                                panels, starts[ry, rx, g] + c0 * depth, wide,
-                                                2 * L if wide else L, dx, to, H * W * C, sh * W * C, sw * C, Cg - c0)
-
-
-@straight
-def clear(dx, to, images, image, rows, row, count, pixel, columns):
-    """0 where no tap reaches."""
-    for n in range(images):
-        for h in range(rows):
-            for w in range(count):
-                start = to + n * image + h * row + w * pixel
-                dx[start:start + columns] = 0
+                                                panels, starts[ry, rx, g] + c0 * depth, vectors, vectors * L, dx, to,
+                                                H * W * C, sh * W * C, sw * C, Cg - c0)
+                            c0 += vectors * L
 
 
 @kernel
@@ -193,7 +248,7 @@ def conv_backward_weight(x, H, W, C, dy, Ho, Wo, K, dW, kh, kw, sh, sw, ph, pw, 
     across = W + 2 * pw if padded else W
     whole = dw == 1 and groups == 1
     runs, run = (kh, kw * C) if whole else (kh * kw, Cg)    # rows of dW that lie side by side in the image
-    a_panel = groups == 1 and (K == L or K == 2 * L)
+    a_panel = groups == 1 and K == panel_width(K, L) * L
     tall = max(1, STRIP // Wo)
     for chunk in prange(chunks):
         space, panels = room[chunk], strips[chunk]
@@ -220,13 +275,16 @@ def conv_backward_weight(x, H, W, C, dy, Ho, Wo, K, dW, kh, kw, sh, sw, ph, pw, 
                     if not a_panel:
                         lay_panels(dy, bt + g * Kg, rows * Wo, K, Kg, L, panels)
                         b, bt = panels, 0
-                    for k0 in range(0, Kg, 2 * L):
+                    k0 = 0
+                    while k0 < Kg:
+                        vectors = panel_width(Kg - k0, L)
                         for r in range(runs):
                             i, j = (r, 0) if whole else (r // kw, r % kw)
                             at = base + ((h * sh + i * dh) * across + j * dw) * C + g * Cg + m0
                             multiply_across(m1 - m0, image, at, 1, 1, 0, rows, sh * across * C, Wo, sw * C,
-                                            b, bt + k0 * rows * Wo, Kg - k0 > L,
+                                            b, bt + k0 * rows * Wo, vectors,
                                             target, (r * run + m0) * K + g * Kg + k0, K, Kg - k0, add)
+                        k0 += vectors * L
                 add = True
     if by_images:
         for chunk in prange(chunks):
@@ -243,9 +301,11 @@ def add_to(target, source):
 
 @straight
 def lay_panels(dy, at, pixels, K, columns, L, panels):
-    """columns of dy's pixels in panels, as `multiply` wants its b."""
-    for k0 in range(0, columns, 2 * L):
-        width, there = min(2 * L, (columns - k0 + L - 1) // L * L), min(2 * L, columns - k0)
+    """columns of dy's pixels in panels, as `multiply_across` wants its b."""
+    k0 = 0
+    while k0 < columns:
+        width = panel_width(columns - k0, L) * L
+        there = min(width, columns - k0)
         for p in range(pixels):
             source = dy[at + p * K + k0:at + p * K + k0 + there]
             target = panels[k0 * pixels + p * width:k0 * pixels + (p + 1) * width]
@@ -253,6 +313,7 @@ def lay_panels(dy, at, pixels, K, columns, L, panels):
                 target[k] = source[k]
             for k in range(there, width):
                 target[k] = 0
+        k0 += width
 
 
 @kernel

@@ -18,7 +18,7 @@ Tiles go through in groups whose transforms stay in the second-level cache. All 
 import numpy as np
 from numba import njit, prange
 
-from .block import multiply_across, multiply_along
+from .block import multiply_across, multiply_along, panel_of, panel_width
 from .mathfun import kernel, straight
 from .simd import add, constant, fma, load, load_some, mul, positive, store, store_some, sub, zero
 
@@ -202,9 +202,12 @@ def winograd_forward(x, N, H, W, C, u, L, bias, relu, y, Ho, Wo, K, size, ph, pw
                     cut_patch(x, image, H, W, C, top, left, 6, edge)
                     transform_input(edge, 0, 6 * C, C, C, L, vs, t * Cp, plane_v, half)
             for p in range(POINTS):
-                for k0 in range(0, Kp, 2 * L):
-                    multiply_along(count, vs, p * plane_v, Cp, 1, 0, 1, 0, C, 1, u, (p * Kp + k0) * C, Kp - k0 > L,
+                k0 = 0
+                while k0 < Kp:
+                    vectors = panel_width(Kp - k0, L)
+                    multiply_along(count, vs, p * plane_v, Cp, 1, 0, 1, 0, C, 1, u, (p * Kp + k0) * C, vectors,
                                    ms, p * plane_m + k0, Kp, Kp - k0, False)
+                    k0 += vectors * L
             for t in range(count):
                 n, th, tw = (start + t) // (down * across), (start + t) // across % down, (start + t) % across
                 h, w = th * size, tw * size
@@ -222,8 +225,8 @@ def transform_weight(W, r, C, K, G, L, u, chunks):
         for job in range(C * across * chunk // chunks, C * across * (chunk + 1) // chunks):
             c, k = job // across, job % across * L
             some = min(L, K - k)
-            k0 = k // (2 * L) * 2 * L
-            to = k0 * C + c * min(2 * L, Kp - k0) + k - k0
+            k0, vectors = panel_of(k, K, L)
+            to = k0 * C + c * vectors * L + k - k0
             for j in range(r):
                 for i in range(6):
                     total = zero(W)
@@ -292,13 +295,16 @@ def winograd_backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, ph, pw, v, 
                         cut_patch(dy, image, Ho, Wo, K, h, w, size, edge)
                         source, at, row = edge, 0, size * K
                     for k in range(0, Kb, L):
-                        panel = k // (2 * L) * 2 * L
+                        panel, vectors = panel_of(k, Kp, L)
                         spread_gradient(source, at, row, K, k0 + k, min(L, Kb - k), L, zs,
-                                        panel * count + t * min(2 * L, Kp - panel) + k - panel, plane, half)
+                                        panel * count + t * vectors * L + k - panel, plane, half)
                 for p in range(POINTS):
-                    for k in range(0, Kp, 2 * L):
+                    k = 0
+                    while k < Kp:
+                        vectors = panel_width(Kp - k, L)
                         multiply_across(Cb, vs, p * plane, 1, 1, 0, 1, 0, count, BLOCK, zs, p * plane + k * count,
-                                        Kp - k > L, us, p * BLOCK * BLOCK + k, BLOCK, Kp - k, start > since)
+                                        vectors, us, p * BLOCK * BLOCK + k, BLOCK, Kp - k, start > since)
+                        k += vectors * L
                 if start + count == end or start + group - since >= SUMMED:
                     transform_back(us, Cb, Kb, G, L, target, (c0 * K + k0), C * K, K, add_to_it, half)
                     add_to_it, since = True, start + group
