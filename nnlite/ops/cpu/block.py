@@ -21,7 +21,7 @@ from .simd import (BYTES, VectorType, as_vector, element, everywhere, first_lane
                    masked_load, masked_store)
 
 # Vectors side by side -> the heights that blocks have: those that fill the registers, and some for what is left over.
-SHAPES = {3: (9, 8, 7, 6, 4, 2, 1), 2: (14, 12, 7, 6, 4, 2, 1), 1: (14, 7, 4, 2, 1)}
+SHAPES = {3: (9, 7, 4, 2, 1), 2: (14, 7, 4, 2, 1), 1: (14, 4, 1)}
 LATENCY = 4   # cycles until a sum can be added to again: fewer sums than 2 LATENCY wait for each other
 OVERHEAD = 0.3
 
@@ -117,12 +117,9 @@ def opaque(builder, pointer):
 
 
 def multiplier(across):
-    three9, three8, three7, three6, three4, three2, three1 = (
-        block_product(rows, 3, across) for rows in SHAPES[3])
-    two14, two12, two7, two6, two4, two2, two1 = (
-        block_product(rows, 2, across) for rows in SHAPES[2])
-    one14, one7, one4, one2, one1 = (
-        block_product(rows, 1, across) for rows in SHAPES[1])
+    three9, three7, three4, three2, three1 = (block_product(rows, 3, across) for rows in SHAPES[3])
+    two14, two7, two4, two2, two1 = (block_product(rows, 2, across) for rows in SHAPES[2])
+    one14, one4, one1 = (block_product(rows, 1, across) for rows in SHAPES[1])
 
     @straight
     def multiply(rows, a, at, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, vectors, c, ct, c_row,
@@ -136,14 +133,8 @@ def multiplier(across):
                 if height == 9:
                     three9(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                            columns, accumulate)
-                elif height == 8:
-                    three8(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
-                           columns, accumulate)
                 elif height == 7:
                     three7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
-                           columns, accumulate)
-                elif height == 6:
-                    three6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                            columns, accumulate)
                 elif height == 4:
                     three4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
@@ -158,14 +149,8 @@ def multiplier(across):
                 if height == 14:
                     two14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                           columns, accumulate)
-                elif height == 12:
-                    two12(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
-                          columns, accumulate)
                 elif height == 7:
                     two7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
-                         columns, accumulate)
-                elif height == 6:
-                    two6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                          columns, accumulate)
                 elif height == 4:
                     two4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
@@ -180,14 +165,8 @@ def multiplier(across):
                 if height == 14:
                     one14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                           columns, accumulate)
-                elif height == 7:
-                    one7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
-                         columns, accumulate)
                 elif height == 4:
                     one4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
-                         columns, accumulate)
-                elif height == 2:
-                    one2(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                          columns, accumulate)
                 else:
                     one1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
@@ -237,20 +216,25 @@ def pack(source, at, outer, s_outer, middle, s_middle, inner, s_inner, columns, 
     n s_column], in panels; columns beyond the last are 0. All arrays flat."""
     rows, vectors = outer * middle * inner, (columns + L - 1) // L
     for chunk in prange(chunks):
+        if s_column == 1:    # row by row, as the source lies
+            for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
+                i, j, k = row // (middle * inner), row // inner % middle, row % inner
+                start, n = at + i * s_outer + j * s_middle + k * s_inner, 0
+                while n < columns:
+                    width = panel_width(columns - n, L) * L
+                    target = panels[to + n * rows + row * width:to + n * rows + (row + 1) * width]
+                    copy(source[start + n:start + min(n + width, columns)], target)
+                    n += width
+            continue
         for v in range(vectors * chunk // chunks, vectors * (chunk + 1) // chunks):
+            # Along the source's rows, which are the panel's columns: every line of it is read once.
             first, width = panel_of(v * L, columns, L)
             place, target, step = at + v * L * s_column, to + first * rows + v * L - first, width * L
-            there = min(L, columns - v * L)
             for i in range(outer):
                 for j in range(middle):
                     start, row = place + i * s_outer + j * s_middle, target + (i * middle + j) * inner * step
-                    if s_column == 1:
-                        for k in range(inner):
-                            copy(source[start + k * s_inner:start + k * s_inner + there],
-                                 panels[row + k * step:row + k * step + L])
-                    else:    # along the source's rows, which are the panel's columns: every line of it is read once
-                        for n in range(L):
-                            fill(panels, row + n, step, source, start + n * s_column, s_inner, inner, n < there)
+                    for n in range(L):
+                        fill(panels, row + n, step, source, start + n * s_column, s_inner, inner, v * L + n < columns)
 
 
 @straight
