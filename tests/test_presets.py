@@ -135,6 +135,7 @@ CLASSIFIERS = {
     **{f"cnn4-{name}": {**CNN4, "optimiser": name, "learning_rate": PRESETS[f"cnn4-{name}"]["learning_rate"]}
        for name in ("sgd", "adagrad", "rmsprop")},
     "cnn4-distilled": CNN4,
+    "cnn4-moved": {"model": "cnn4", "batch_norm": True, "optimiser": "adam", "flip": True, "move": 4},   # ours
 }
 
 

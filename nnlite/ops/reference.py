@@ -230,7 +230,7 @@ class ReferenceOps:
 
         W (kh, kw, C / groups, K), b (K,) or None. Group g of the outputs sees group g of the channels.
         """
-        kernel, K = W.shape[:2], W.shape[3]
+        kernel = W.shape[:2]
         padded = pad(self.xp, x, padding, 0)
         y = 0
         for i, j, window in windows(padded.shape, kernel, stride, dilation):

@@ -7,7 +7,6 @@ Two algorithms, with errors below 2e-5 of the largest output in float32:
 """
 
 import functools
-import math
 
 import numpy as np
 
@@ -95,7 +94,7 @@ def weight_gradient(ops, dh, x, dW, stride, padding, dilation, groups, accumulat
 
 
 def input_gradient(ops, dh, W, x_shape, stride, padding, dilation, groups):
-    (N, H, w, C), (kh, kw, Cg, K), (Ho, Wo) = x_shape, W.shape, dh.shape[1:3]
+    (N, H, w, C), (kh, kw, _, K), (Ho, Wo) = x_shape, W.shape, dh.shape[1:3]
     if by_winograd("product", N, H, w, C, K, (kh, kw), stride, dilation, groups) and max(padding) < kh:
         turned = ops.empty((kh, kw, K, C), W.dtype)
         ops.launch(winograd.turn_weight, ops._flat(W), kh * kw, C, K, turned.reshape(-1), ops._chunks(W.size))
