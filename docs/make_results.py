@@ -119,14 +119,14 @@ def class_table(run):
 
 def label_lines(runs):
     lines = []
-    groups = {"Expressions in pictures (fer2013.csv.gz)": lambda run: len(run["config"]["shape"]) and
-              run["config"]["shape"][2] == 1, "CIFAR-10 (cifar-10-batches-py)": lambda run: run["config"]["shape"][2] == 3}
-    for title, belongs in groups.items():
-        chosen = [run for run in runs if belongs(run)]
+    groups = {1: "Expressions in pictures (fer2013.csv.gz)", 3: "CIFAR-10 (cifar-10-batches-py)"}
+    for channels, title in groups.items():
+        chosen = [run for run in runs if run["config"]["shape"][2] == channels]
         if not chosen:
             continue
-        lines += [f"## {title}", "", "Accuracy in percent. Epochs and settings were chosen on the validation part, which is "
-                  "held out of Training; test is", "PublicTest (of CIFAR-10, the half of the test batch at hand).", ""]
+        lines += [f"## {title}", "",
+                  "Accuracy in percent. Epochs and settings were chosen on the validation part, which is held out of the",
+                  "images for training; test is PublicTest, or the half of CIFAR-10's test batch that is at hand.", ""]
         lines += label_table(chosen) + [""]
         best = max(chosen, key=lambda run: run["evaluation"]["parts"]["validation"]["accuracy"])
         if best["config"]["shape"][2] == 1:

@@ -14,7 +14,7 @@ import numpy as np
 from . import command, plots, plots_labels, report_labels, runs
 from .data import fer2013, image_folder
 from .errors import expected
-from .experiments.label_options import read_classifier
+from .experiments.label_options import read_classifier, without_images
 from .files import replacing
 from .ops import NAMES
 from .report import write
@@ -45,8 +45,13 @@ def parser():
 def predict(options):
     if options.saliency is not None and report_labels.missing_extra():
         raise expected("--saliency", "matplotlib", 'none: pip install -e ".[report]" brings it')
+    for name in ("csv", "saliency"):
+        if getattr(options, name) == "":
+            raise expected(f"--{name}", "a name", "nothing")
+    if options.csv is not None and not pathlib.Path(options.csv).absolute().parent.is_dir():
+        raise expected("--csv", "a file in a folder that exists", options.csv)
     read_classifier(options.run)
-    run = runs.open_run(options.run, options.device)
+    run = runs.open_run(options.run, options.device, without_images)
     run.load_best()
     names, images = read(options.files, run.experiment.data.images.shape[1:], options.resize)
     probabilities = run.experiment.probabilities(images)

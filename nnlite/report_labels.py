@@ -58,6 +58,8 @@ def evaluate(run, *, progress=print, data=None):
     result = without_nan(result)
     folder = Path(run.path) / "report"
     folder.mkdir(exist_ok=True)
+    for old in folder.glob("production*.png"):   # of other images than this time
+        old.unlink()
     write(folder / "metrics.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     progress(format_tables(result))
     lacking = missing_extra()

@@ -121,7 +121,7 @@ def read_config(path):
         if isinstance(error, NnliteError):
             raise
         raise expected(str(path), "the settings of a run", f"a file that cannot be read ({error})") from None
-    wrong = [key for key, kind in kinds.items() if not absent and not isinstance(config[key], kind)]
+    wrong = [key for key, kind in kinds.items() if not absent and not is_a(config[key], kind)]
     if wrong:
         raise expected(path, f"a usable '{wrong[0]}'", repr(config[wrong[0]]))
     if absent:
@@ -131,11 +131,21 @@ def read_config(path):
     return config
 
 
-def open_run(path, device="auto"):
-    """The Run in a folder, with data and model as config.json says, parameters not yet loaded."""
+def is_a(value, kind):
+    """Whether a value read from JSON is of this kind: a type, types, or [type] for a list of such."""
+    if type(kind) is list:
+        return type(value) is list and all(type(part) is kind[0] for part in value)
+    return isinstance(value, kind)
+
+
+def open_run(path, device="auto", load=None):
+    """The Run in a folder, with data and model as config.json says, parameters not yet loaded.
+
+    load: config -> the data, where it shall not be all of the run's own.
+    """
     config = read_config(path)
     ops = get_ops(device)
-    return Run(path, config, EXPERIMENTS[config["model"]].load(config), ops)
+    return Run(path, config, (load or EXPERIMENTS[config["model"]].load)(config), ops)
 
 
 def check_free(path):

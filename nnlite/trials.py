@@ -25,6 +25,7 @@ from .experiments.options import check_batch_size
 from .files import remove_leftovers, replacing
 from .models import MODELS
 from .report import aligned, three_digits, write
+from .runs import is_a
 from .settings import KNOWN, SHAPES, check
 
 LOOK_EVERY = 50   # iterations between looks at the loss where that means waiting for a GPU
@@ -49,6 +50,11 @@ class Trial(NamedTuple):
     accuracy: list
     loss: list
     seconds: float
+
+    def is_whole(self):
+        """Whether every field is of its kind, as in a line that was not damaged."""
+        kinds = str, int, dict, (float, type(None)), list, list, float
+        return all(map(isinstance, self, kinds)) and self.stage in STAGES
 
     @property
     def best_epoch(self):
@@ -201,15 +207,15 @@ class Search:
         self.trials.append(trial)
 
     def read_trials(self):
-        """Take up the trials of trials.jsonl; a line that a killed process left half written does not count. Nothing
-        is written."""
+        """Take up the trials of trials.jsonl; a damaged line, as a killed process may leave, does not count. Nothing is
+        written."""
         path, found = self.path / "trials.jsonl", {}
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
                 trial = Trial(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-            if [*trial.settings] == [*self.space]:
+            if trial.is_whole() and [*trial.settings] == [*self.space]:
                 found.setdefault((trial.stage, trial.number), trial)
         self.trials = list(found.values())
 
@@ -285,8 +291,11 @@ def ranked(trials):
 # -- a folder opened again ---------------------------------------------------------------------------------------------
 
 KINDS = {"model": str, "preset": str, "data": str, "method": str, "space": dict, "set": dict, "settings": dict,
-         "seed": int, "trials": int, "epochs": int, "keep": float, "fine": int, "fine_epochs": int,
+         "seed": int, "trials": int, "epochs": int, "keep": (int, float), "fine": int, "fine_epochs": int,
          **EXPERIMENTS["mlp"].config_kinds}
+
+
+LEAST = {"seed": 0, "trials": 1, "epochs": 1, "keep": 1e-9, "fine": 0, "fine_epochs": 1}
 
 
 def read_config(path):
@@ -303,8 +312,10 @@ def read_config(path):
         raise expected(file, "the settings of a search", f"a file that cannot be read ({error})") from None
     if absent:
         raise expected(file, f"the settings of a search, '{min(absent)}' among them", "none")
-    wrong = [key for key, kind in KINDS.items() if not isinstance(config[key], kind)]
-    wrong += [key for key, known in (("model", SHAPES), ("method", METHODS)) if config[key] not in known]
+    wrong = [key for key, kind in KINDS.items() if not is_a(config[key], kind)]
+    wrong = wrong or [key for key, known in (("model", SHAPES), ("method", METHODS)) if config[key] not in known]
+    wrong = wrong or [key for key, least in LEAST.items() if not least <= config[key]]
+    wrong = wrong or [key for key in ("space",) if not config[key]] or [key for key in ("keep",) if config[key] > 1]
     if wrong:
         raise expected(file, f"a usable '{wrong[0]}'", repr(config[wrong[0]]))
     for key in KNOWN[config["model"]]:

@@ -79,7 +79,7 @@ def test_subset_larger_than_the_data(good, folder, capsys):
 
 @pytest.mark.parametrize("assignment, words", [
     ("learning_rat=1", ("of cnn4", "'learning_rat' (nearest: learning_rate)")),
-    ("keep_prob=0.5", ("of cnn4", "'keep_prob'")), ("encoder=[3,4]", ("of cnn4", "'encoder'")),
+    ("samples=3", ("of cnn4", "'samples'")), ("encoder=[3,4]", ("of cnn4", "'encoder'")),
     ("filters=32", ("--set filters", "a list of sizes", "32")), ("filters=[0]", ("--set filters", "[0]")),
     ("hidden=[200]", ("--set hidden", "a whole number", "[200]")),
     ("init_scale=0", ("--set init_scale", "above 0", "0.0")), ("batch_norm=1", ("--set batch_norm", "True or False")),
@@ -132,6 +132,13 @@ def test_init_from_other_shapes(good, trained, folder, capsys):
             "parameter '2.W' (3, 3, 4, 6)", "'2.W' (3, 3, 4, 5)")
     refused([*label_options(good, "run"), "--set", "hidden=12", "--init-from", trained()], folder, capsys,
             "parameter '5.W' (20, 12)", "'5.W' (20, 9)")
+
+
+@pytest.mark.parametrize("option", ["--init-from", "--teacher"])
+def test_a_run_of_other_images(option, trained, folder, capsys):
+    image_file(folder / "larger.h5", side=9)
+    refused([*label_options("larger.h5", "run"), option, trained()], folder, capsys,
+            "a run of images (9, 9, 1) (height, width, channels)", "(8, 8, 1)")
 
 
 def test_init_from_a_run_without_a_best(good, folder, capsys):

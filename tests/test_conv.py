@@ -368,6 +368,7 @@ def test_cuda_for_any_shape(kind, dtype):
     Case((2, 30, 30, 64), 32, (5, 5), padding=(1, 1)),
     Case((8, 48, 48, 16), 16, (5, 5), padding=(2, 2)),
     Case((3, 6, 6, 128), 100, (3, 3), relu=True),
+    Case((20, 48, 48, 16), 16, (3, 3), padding=(1, 1)),    # more tiles than are added up at once
 ], ids=str)
 @pytest.mark.parametrize("fast", FAST)
 def test_sizes_of_networks(case, fast):

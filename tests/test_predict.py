@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,6 +178,15 @@ def test_saliency_pictures(grey, call, tmp_path, monkeypatch):
     np.testing.assert_allclose(heat, saliency(grey.run.model, x, [best])[0], rtol=1e-5)
 
 
+def test_the_training_images_are_not_needed(grey, call, tmp_path):
+    """What was learnt of their mean and deviation stands in config.json."""
+    run = shutil.copytree(grey.path, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone.csv")}))
+    picture = save(tmp_path / "one.png", grey.data.images[3])
+    assert call(run, picture)[:2] == call(grey.path, picture)[:2]
+
+
 def test_what_is_refused(grey, colour, call, tmp_path):
     good = save(tmp_path / "good.png", grey.data.images[0])
     text, cut = tmp_path / "text.png", tmp_path / "cut.png"
@@ -198,7 +209,9 @@ def test_what_is_refused(grey, colour, call, tmp_path):
         ((colour.path, csv_48), f"{csv_48}: expected images (8, 8, 3) (height, width, channels), as the run was "
                                 "trained on, got (48, 48, 1)"),
         ((tmp_path / "no run", good), f"{tmp_path}/no run: expected a run folder"),
-        ((grey.path, good, "--csv", tmp_path / "no" / "out.csv"), f"{tmp_path}/no/out.csv: expected a place"),
+        ((grey.path, good, "--csv", tmp_path / "no" / "out.csv"), "--csv: expected a file in a folder that exists"),
+        ((grey.path, good, "--csv", ""), "--csv: expected a name, got nothing"),
+        ((grey.path, good, "--saliency", ""), "--saliency: expected a name, got nothing"),
         ((grey.path, good, "--saliency", good), f"{good}: expected a folder that can be made"),
     ]
     before = sorted(tmp_path.iterdir())

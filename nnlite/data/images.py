@@ -149,14 +149,14 @@ def take(image_set, train, validation, seed):
     return replace(image_set, split=split)
 
 
-def statistics(images, rows):
+def statistics(images, rows, where="image statistics"):
     """(mean, std), each (C,) float32: of every channel of images[rows] over all pixels, in units of full scale (0..1).
 
     std² = E[x²] - E[x]²; both sums are whole numbers, so float64 holds them exactly. Raises NnliteError for no rows,
     and for a channel that is the same everywhere, by whose deviation nothing can be divided.
     """
     if not len(rows):
-        raise expected("image statistics", "at least one image", "none")
+        raise expected(where, "at least one image for training", "none")
     total = square = 0.0
     for start in range(0, len(rows), ROWS_AT_ONCE):
         x = images[rows[start:start + ROWS_AT_ONCE]].reshape(-1, images.shape[-1]).astype(np.float64)
@@ -167,7 +167,7 @@ def statistics(images, rows):
     std = np.sqrt(np.maximum(square / count - mean ** 2, 0))
     if not (std > 0).all():
         channel = int(np.argmin(std))
-        raise expected("image statistics", "pixels that differ in every channel", f"{mean[channel]:g} everywhere")
+        raise expected(where, "training pixels that differ in every channel", f"{mean[channel]:g} everywhere")
     return (mean / 255).astype(np.float32), (std / 255).astype(np.float32)
 
 

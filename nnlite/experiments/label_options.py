@@ -35,6 +35,13 @@ def load_images(data, size):
     return BUILT_IN[data]() if data in BUILT_IN else images.read(data, size=size)
 
 
+def without_images(config):
+    """The ImageSet of a run that is to judge other images: its classes and the images' shape, but no images."""
+    none = np.zeros(0, np.int32)
+    return images.ImageSet(np.zeros((0, *config["shape"]), np.uint8), none, tuple(config["classes"]),
+                           dict.fromkeys(("train", "validation", "test"), none), config["data"])
+
+
 def size_of(text):
     """(H, W) of "48x64"; None for None."""
     numbers = [] if text is None else text.lower().split("x")
@@ -75,14 +82,31 @@ def resolve(options, model):
     if chosen.pop("distilled", False) and options.teacher is None:
         raise expected("--teacher", f"the run whose probabilities {preset} learns from", "none")
     classes = _classes(options, model, image_set)
+    for other in filter(None, (options.init_from, options.teacher)):
+        check_shape(other, image_set)
     image_set = _prepared(image_set, classes, chosen["subset"], options.seed)
     check_batch_size(chosen, len(image_set.split["train"]), "images")
     _set_length(chosen, assigned, options, data in BUILT_IN, len(image_set.split["train"]))
     task = {"data": whole_path(data, BUILT_IN), "images": len(image_set.images),
             "shape": list(image_set.images.shape[1:]), "resized": options.resize is not None, "classes": classes,
-            "init_from": whole_path(options.init_from), "add_class": options.add_class,
+            **_pixels(chosen, image_set), "init_from": whole_path(options.init_from), "add_class": options.add_class,
             "teacher": whole_path(options.teacher)}
     return preset, task, chosen, image_set
+
+
+def check_shape(path, image_set):
+    """Raise unless the run at path is one of images of this shape."""
+    shape = tuple(read_classifier(path)["shape"])
+    if shape != image_set.images.shape[1:]:
+        raise expected(path, f"a run of images {image_set.images.shape[1:]} (height, width, channels)", shape)
+
+
+def _pixels(settings, image_set):
+    """Mean and deviation of the training pixels, kept so that a run can judge images without those it learnt from."""
+    if settings["normalise"] == "raw":
+        return {"pixel_mean": None, "pixel_std": None}
+    mean, std = images.statistics(image_set.images, image_set.split["train"], image_set.source)
+    return {"pixel_mean": mean.tolist(), "pixel_std": std.tolist()}
 
 
 def _classes(options, model, image_set):

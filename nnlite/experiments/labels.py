@@ -24,24 +24,28 @@ class LabelExperiment:
 
     init_from: the folder of a run of the same model whose best parameters (and running statistics) restart() begins
     with; grown: its output layer is one unit smaller. teacher: the folder of a run of a classifier, whose probabilities
-    are learnt beside the labels, these with the weight settings["alpha"].
+    are learnt beside the labels, these with the weight settings["alpha"]. pixels: mean and deviation of the training
+    pixels, each (C,), in units of full scale, where they are known.
     """
 
     options = "epochs", "resize", "init_from", "add_class", "teacher"
     criterion, criterion_label = "validation_accuracy", "accuracy"
     zero_sums = {"loss_sum": 0.0, "steps": 0, "hits": 0}
-    config_kinds = {"images": int, "shape": list, "resized": bool, "classes": list,
+    config_kinds = {"images": int, "shape": [int], "resized": bool, "classes": [str],
+                    **dict.fromkeys(("pixel_mean", "pixel_std"), (list, type(None))),
                     **dict.fromkeys(("init_from", "add_class", "teacher"), (str, type(None)))}
     resolve, load = staticmethod(label_options.resolve), staticmethod(label_options.load)
 
     @classmethod
     def from_config(cls, config, data, ops):
         return cls(config["settings"], data, ops, dtype=config["dtype"], seed=config["seed"],
-                   init_from=config["init_from"], grown=config["add_class"] is not None, teacher=config["teacher"])
+                   init_from=config["init_from"], grown=config["add_class"] is not None, teacher=config["teacher"],
+                   pixels=(config["pixel_mean"], config["pixel_std"]))
 
-    def __init__(self, settings, data, ops, *, dtype="float32", seed=0, init_from=None, grown=False, teacher=None):
+    def __init__(self, settings, data, ops, *, dtype="float32", seed=0, init_from=None, grown=False, teacher=None,
+                 pixels=(None, None)):
         self.settings, self.data, self.ops, self.classes = settings, data, ops, tuple(data.classes)
-        self.init_from, self.grown, self.teacher = init_from, grown, teacher
+        self.init_from, self.grown, self.teacher, self.pixels = init_from, grown, teacher, pixels
         name = settings["model"]
         self.model = MODELS[name](shape=data.images.shape[1:], classes=len(self.classes),
                                   **{key: settings[key] for key in SHAPES[name]}).build(ops, dtype=dtype, seed=seed)
@@ -67,7 +71,7 @@ class LabelExperiment:
         self.rows, self.labels = ops.zeros((B,), "int32"), ops.zeros((B,), "int32")
         self.flip, self.moves = ops.zeros((B,), "uint8"), ops.zeros((B, 2), "int32")
         self.class_weight = None
-        if settings["class_weights"] == "balanced":
+        if settings["class_weights"] == "balanced" and len(self.train_rows):
             self.class_weight = ops.asarray(balanced(data.labels[self.train_rows], len(self.classes)), dtype)
         self.soft = ops.zeros((B, len(self.classes)), dtype) if self.teacher else None
         self._teachers_probabilities = None   # (n_train, K), when they are needed
@@ -77,7 +81,8 @@ class LabelExperiment:
         channels = self.data.images.shape[3]
         if self.settings["normalise"] == "raw":
             return np.zeros(channels), np.ones(channels)
-        mean, std = (part.astype(np.float64) for part in image_data.statistics(self.data.images, self.train_rows))
+        known = self.pixels if self.pixels[0] else image_data.statistics(self.data.images, self.train_rows)
+        mean, std = (np.asarray(part, np.float64) for part in known)
         return 255 * mean, 1 / (255 * std) if self.settings["normalise"] == "standard" else np.ones(channels)
 
     def restart(self):
@@ -156,7 +161,7 @@ class LabelExperiment:
         if self._teachers_probabilities is None:
             from ..runs import open_run   # here: runs builds on the experiments
             label_options.read_classifier(self.teacher)
-            run = open_run(self.teacher, self.ops.name)
+            run = open_run(self.teacher, self.ops.name, label_options.without_images)
             run.load_best()
             if run.experiment.classes != self.classes:
                 raise expected(self.teacher, "a teacher of the classes " + ", ".join(self.classes),

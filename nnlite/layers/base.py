@@ -130,6 +130,10 @@ class Layer:
                               "last backward")
         return kept
 
+    def drop(self):
+        """Forget what forward kept."""
+        self._kept = None
+
     # -- checks ------------------------------------------------------------------------------------------------
 
     @property

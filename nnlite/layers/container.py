@@ -38,6 +38,9 @@ class Sequential(Layer):
             return self.layers[0].backward(dy) if self.layers else dy
         layer = self.layers[first]
         layer.backward(dy, need_dx=False) if layer.can_skip_dx else layer.backward(dy)
+        for below in self.layers[:first]:    # what they kept is not needed any more
+            for _, part in below.walk():
+                part.drop()
         return None
 
     def first_with_parameters(self):

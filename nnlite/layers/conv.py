@@ -25,6 +25,9 @@ class Conv2d(Layer):
     def __init__(self, in_channels, out_channels, kernel, *, stride=1, padding=0, dilation=1, groups=1, bias=True,
                  relu=False):
         super().__init__()
+        for what, number in (("channels", in_channels), ("channels", out_channels), ("groups", groups)):
+            if type(number) is not int or number < 1:
+                raise expected("Conv2d", f"{what} as a whole number of at least 1", number)
         if in_channels % groups or out_channels % groups:
             raise expected("Conv2d", f"channels that {groups} groups divide", (in_channels, out_channels))
         self.in_channels, self.out_channels, self.groups, self.relu = in_channels, out_channels, groups, relu

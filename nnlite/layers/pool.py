@@ -21,7 +21,8 @@ class MaxPool2d(Layer):
     def __init__(self, kernel, *, stride=None, padding=0):
         super().__init__()
         self.kernel = pair(kernel, "kernel")
-        self.stride, self.padding = pair(stride or self.kernel, "stride"), pair(padding, "padding", 0)
+        self.stride = pair(self.kernel if stride is None else stride, "stride")
+        self.padding = pair(padding, "padding", 0)
         if self.kernel[0] * self.kernel[1] > LARGEST_WINDOW:
             raise expected("MaxPool2d", f"a kernel of at most {LARGEST_WINDOW} places", self.kernel)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel)):
@@ -58,7 +59,7 @@ class AvgPool2d(Layer):
     def __init__(self, kernel, *, stride=None):
         super().__init__()
         self.kernel = pair(kernel, "kernel")
-        self.stride = pair(stride or self.kernel, "stride")
+        self.stride = pair(self.kernel if stride is None else stride, "stride")
 
     def out_shape(self, x_shape):
         return (*window_shape(self, x_shape), x_shape[3])

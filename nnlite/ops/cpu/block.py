@@ -6,8 +6,8 @@ many times, and the loop runs at the rate of the multipliers (here 189 to 209 of
 such small matrices 120 to 140). Where a[m, k] lies is told by strides, so a matrix may as well be windows of an image:
 nothing is copied.
 
-b comes in panels, columns side by side, row under row: three vectors wide, the first ones two, so that it comes out even
-(`panel_width`); a panel behind n columns of b's rows begins at n rows.
+b comes in panels, columns side by side, row under row: three vectors wide, the first ones two, so that it comes out
+even (`panel_width`). The panel of column n begins at n times the number of rows.
 """
 
 import numpy as np

@@ -158,7 +158,7 @@ weight_matrix = functools.lru_cache(winograd.weight_matrix)
 # -- weights in panels ------------------------------------------------------------------------------------------------
 
 def forward_panels(ops, W, groups):
-    """W as the matrices of `multiply`, group behind group: rows (i, j, c), columns the group's outputs."""
+    """W as the matrices of `multiply_along`, group behind group: rows (i, j, c), columns the group's outputs."""
     kh, kw, Cg, K = W.shape
     Kg, depth = K // groups, kh * kw * Cg
     size = padded(Kg, W.dtype) * depth
@@ -229,7 +229,7 @@ def images_together(pixels):
 
 
 def padded_room(ops, chunks, H, W, C, padding, dtype):
-    """Room for one padded image a thread; a number where there is no padding."""
+    """Room for the padded images of each thread, C being that of all taken together; a number without padding."""
     ph, pw = padding
     return ops.empty((chunks, (H + 2 * ph) * (W + 2 * pw) * C if ph or pw else 1), dtype)
 

@@ -1,13 +1,13 @@
 """Convolution as it is written: windows of the image times the weights, in blocks of registers (block.py).
 
 For one row of outputs the windows side by side are the rows of a matrix that lies in the image already: neighbours are
-a stride apart. So forward is `multiply` with the image as a, the weights in panels as b. The gradient of the weights is
-a product with the roles of pixels and sums exchanged; that of the input is a convolution of dy with the weights turned
-round, one for each phase of the stride. Where a window may reach over an edge and has many channels, every place in the
-window is a product by itself, over those outputs for which it lies inside: the zeros outside are not multiplied. With
-few channels that would be many small products; then the images are copied, with zeros around them.
+a stride apart. So forward is `multiply_along` with the image as a, the weights in panels as b. The gradient of the
+weights is a product with the roles of pixels and sums exchanged; that of the input is a convolution of dy with the
+weights turned round, one for each phase of the stride. Where a window may reach over an edge and has many channels,
+every place in the window is a product by itself, over those outputs for which it lies inside: the zeros outside are not
+multiplied. With few channels that would be many small products; then the images are copied, with zeros around them.
 
-All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks, ...) holds a padded image a thread.
+All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks, ...): for a thread's padded images.
 """
 
 import numpy as np
@@ -15,7 +15,6 @@ from numba import njit, prange
 
 from .block import multiply_across, multiply_along, panel_width
 from .mathfun import kernel, straight
-
 
 DEPTH = 128    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
 STRIP = 112    # pixels of that strip
@@ -222,7 +221,8 @@ def conv_backward_input(dy, Ho, Wo, K, panels, starts, L, dx, H, W, C, kh, kw, s
                                 if by_places:
                                     place_products(images, q, min(rows, q + tall), count, dy, base + g * Kg,
                                                    Ho * Wo * K, K, Ho, Wo, 1, 1, down, off_h, -back_h, right, off_w,
-                                                   -back_w, Kg, panels, starts[ry, rx, g] + c0 * depth, vectors, vectors * L, dx,
+                                                   -back_w, Kg, panels, starts[ry, rx, g] + c0 * depth, vectors,
+                                                   vectors * L, dx,
                                                    ((n * H + ry) * W + rx) * C + g * Cg + c0, H * W * C, sh * W * C,
                                                    sw * C, Cg - c0)
                                     continue

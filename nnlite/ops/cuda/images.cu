@@ -14,8 +14,8 @@ __device__ inline int inside(int place, int size)
 }
 
 // out (count / (H W C), H, W, C) = (images[rows] - shift) scale, mirrored left to right where flip is not 0, then moved
-// down and right by moves (n, 2) pixels, edges repeated. A row beyond the n images counts on from the other end, as with
-// CuPy's take; rows null: all images as they lie. One thread an element.
+// down and right by moves (n, 2) pixels, edges repeated. A row beyond the n images counts on from the other end, as
+// with CuPy's take; rows null: all images as they lie. One thread an element.
 KERNEL image_batch(const void *images, int bytes, const int *rows, const unsigned char *flip, const int *moves,
                    const REAL *shift, const REAL *scale, REAL *out, int64 count, int64 n, int H, int W, int64 C)
 {
