@@ -288,9 +288,14 @@ def conv_backward_weight(x, H, W, C, dy, Ho, Wo, K, dW, kh, kw, sh, sw, ph, pw, 
                 add = True
     if by_images:
         for chunk in prange(chunks):
-            s = slice(size * chunk // chunks, size * (chunk + 1) // chunks)
-            for part in range(1, chunks):
-                add_to(dW[s], parts[part, s])
+            add_parts(dW, parts, size * chunk // chunks, size * (chunk + 1) // chunks)
+
+
+@straight
+def add_parts(target, parts, start, stop):
+    """target += all parts but the first, from start to stop."""
+    for part in range(1, len(parts)):
+        add_to(target[start:stop], parts[part, start:stop])
 
 
 @straight

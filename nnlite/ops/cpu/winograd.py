@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit, prange
 
 from .block import multiply_across, multiply_along, panel_of, panel_width
+from .direct import add_parts
 from .mathfun import kernel, straight
 from .simd import add, constant, fma, load, load_some, mul, positive, store, store_some, sub, zero
 
@@ -310,15 +311,7 @@ def winograd_backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, ph, pw, v, 
                     add_to_it, since = True, start + group
     if by_tiles:
         for chunk in prange(chunks):
-            s = slice(whole * chunk // chunks, whole * (chunk + 1) // chunks)
-            for part in range(1, chunks):
-                accumulate_to(dW[s], parts[part, s])
-
-
-@straight
-def accumulate_to(target, source):
-    for i in range(target.size):
-        target[i] += source[i]
+            add_parts(dW, parts, whole * chunk // chunks, whole * (chunk + 1) // chunks)
 
 
 @straight
