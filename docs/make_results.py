@@ -94,7 +94,7 @@ def part_of(run, part, measure="accuracy"):
 def label_table(runs):
     """A line for each classifier: measured and published accuracies in percent, and the run itself."""
     lines = ["| preset | optimiser, rate | epochs, best | train | validation | **test** | published | macro F1, test | "
-             "training loss, last |", "|---|---|---|---|---|---|---|---|---|"]
+             "last epoch: training accuracy, loss |", "|---|---|---|---|---|---|---|---|---|"]
     for run in runs:
         preset, settings, epochs = run["config"]["preset"], run["config"]["settings"], run["metrics"][-1]["epoch"]
         published = ", ".join(f"{100 * value:.1f} ({part})" for part, value in PUBLISHED[preset].items()) or "-"
@@ -104,7 +104,7 @@ def label_table(runs):
             f"| {preset} | {settings['optimiser']}, {settings['learning_rate']:g} | {epochs:.0f}, "
             f"{run['best']['epoch']:.0f} | {part_of(run, 'train')} | {part_of(run, 'validation')} | "
             f"**{part_of(run, 'test')}**{collapsed} | {published} | {test['macro']['f1']:.3f} | "
-            f"{run['metrics'][-1]['loss']:.3f} |")
+            f"{100 * run['metrics'][-1]['training_accuracy']:.1f}, {run['metrics'][-1]['loss']:.3f} |")
     return lines
 
 
@@ -125,14 +125,13 @@ def label_lines(runs):
         if not chosen:
             continue
         lines += [f"## {title}", "",
-                  "Accuracy in percent. Epochs and settings were chosen on the validation part, which is held out of the",
-                  "images for training; test is PublicTest, or the half of CIFAR-10's test batch that is at hand.", ""]
+                  "Accuracy in percent. Epochs and settings were chosen on the validation part, held out of the images",
+                  "for training; test is PublicTest, or the half of CIFAR-10's test batch that is at hand.", ""]
         lines += label_table(chosen) + [""]
         best = max(chosen, key=lambda run: run["evaluation"]["parts"]["validation"]["accuracy"])
         if best["config"]["shape"][2] == 1:
             lines += [f"`{best['config']['preset']}`, class by class, on the test part:", "", *class_table(best), "",
-                      "![confusion matrix](confusion.png)", "![learning curves](learning.png)",
-                      "![saliency maps](saliency.png)", ""]
+                      "![confusion matrix](confusion.png)", "![learning curves](learning.png)", ""]
     return lines
 
 

@@ -194,7 +194,8 @@ def test_a_damaged_config(key, good, folder, capsys):
 def test_evaluate_on_other_data(trained, folder, capsys):
     image_file(folder / "two.h5", classes=("round", "moon"))
     refused([trained(), "--data", "two.h5", "--device", "reference"], folder, capsys, "moon", command=evaluate.main)
-    refused([trained(), "--data", "nowhere", "--device", "reference"], folder, capsys, "nowhere", "an existing file", command=evaluate.main)
+    refused([trained(), "--data", "nowhere", "--device", "reference"], folder, capsys, "nowhere", "an existing file",
+            command=evaluate.main)
 
 
 def test_evaluate_faces_on_other_data(good, folder, capsys):
@@ -202,4 +203,5 @@ def test_evaluate_faces_on_other_data(good, folder, capsys):
     run = small_runs.make_run(folder / "faces.h5", folder / "vae", iterations=1)
     with quiet():
         train.fit(run, lambda: False)
-    refused(["vae", "--data", good, "--device", "reference"], folder, capsys, "--data", "a classifier", "vae3", command=evaluate.main)
+    refused(["vae", "--data", good, "--device", "reference"], folder, capsys, "--data", "a classifier", "vae3",
+            command=evaluate.main)
