@@ -28,7 +28,14 @@ def image(N, D, K):
     return [(N, 5, 6, D)]
 
 
+def tokens(N, D, K):
+    return [(N, 5, 4 * D)]
+
+
 WINOGRAD = 2e-5   # a convolution may sum in another order than its definition: see test_conv.py
+
+
+LONG_SUMS = 4e-6  # products of products over many tokens cancel
 
 
 ROWS = {
@@ -93,4 +100,31 @@ ROWS = {
     "BatchNorm with SiLU": Row(nl.BatchNorm, lambda D, K: nl.BatchNorm(D, activation="silu"), image, mixes=True),
     "NormPool": Row(nl.NormPool, lambda D, K: nl.NormPool(D), image, mixes=True, kinks=True),
     "Flatten": Row(nl.Flatten, lambda D, K: nl.Flatten(), image, linear=True, any_width=True),
+    "StochasticDepth": Row(nl.StochasticDepth, lambda D, K: nl.StochasticDepth(0.7), image, linear=True, noisy=True,
+                           any_width=True),
+    "SqueezeExcite": Row(nl.SqueezeExcite, lambda D, K: nl.SqueezeExcite(D, K), image),
+    "MBConv": Row(nl.MBConv, lambda D, K: nl.MBConv(D, D, expansion=2, keep_prob=0.8), image, mixes=True, noisy=True,
+                  rounding=WINOGRAD),
+    "MBConv with stride": Row(nl.MBConv, lambda D, K: nl.MBConv(D, K, expansion=2, stride=2), image, mixes=True,
+                              rounding=WINOGRAD),
+    "FusedMBConv": Row(nl.FusedMBConv, lambda D, K: nl.FusedMBConv(D, D, expansion=2, keep_prob=0.8), image,
+                       mixes=True, noisy=True, rounding=WINOGRAD),
+    "FusedMBConv without expansion": Row(nl.FusedMBConv, lambda D, K: nl.FusedMBConv(D, K, expansion=1, stride=2),
+                                         image, mixes=True, rounding=WINOGRAD),
+    "Bottleneck": Row(nl.Bottleneck, lambda D, K: nl.Bottleneck(D, K, D), image, mixes=True, kinks=True,
+                      rounding=WINOGRAD),
+    "Bottleneck with stride": Row(nl.Bottleneck, lambda D, K: nl.Bottleneck(D, 2, K, stride=2), image, mixes=True,
+                                  kinks=True, rounding=WINOGRAD),
+    "LayerNorm": Row(nl.LayerNorm, lambda D, K: nl.LayerNorm(D), lambda N, D, K: [(N, 3, D)]),
+    "PatchEmbed": Row(nl.PatchEmbed, lambda D, K: nl.PatchEmbed(D, K, 2), lambda N, D, K: [(N, 4, 6, D)], linear=True),
+    "ClassToken": Row(nl.ClassToken, lambda D, K: nl.ClassToken(D), lambda N, D, K: [(N, 3, D)], linear=True),
+    "PositionEmbedding": Row(nl.PositionEmbedding, lambda D, K: nl.PositionEmbedding(3, D),
+                             lambda N, D, K: [(N, 3, D)], linear=True),
+    "TakeToken": Row(nl.TakeToken, lambda D, K: nl.TakeToken(1), lambda N, D, K: [(N, 3, D)], linear=True,
+                     any_width=True),
+    "MultiHeadAttention": Row(nl.MultiHeadAttention, lambda D, K: nl.MultiHeadAttention(4 * D, 4), tokens,
+                              rounding=LONG_SUMS),
+    "Block": Row(nl.Block, lambda D, K: nl.Block(4 * D, 2, 5), tokens, rounding=LONG_SUMS),
+    "Recompute": Row(nl.Recompute, lambda D, K: nl.Recompute(nl.Sequential(nl.Dense(D, 5, keep_prob=0.8),
+                                                                           nl.Linear(5, K))), one, noisy=True),
 }

@@ -8,17 +8,24 @@ Letters, everywhere the same:
 """
 
 from .activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
+from .attention import Block, MultiHeadAttention
 from .base import Layer
-from .container import Concat, Residual, Sequential
+from .bottleneck import Bottleneck
+from .container import Concat, Recompute, Residual, Sequential
 from .conv import Conv2d, DepthwiseConv2d
 from .dense import ConditionalDense, Dense
-from .dropout import Dropout
+from .dropout import Dropout, StochasticDepth
+from .embed import ClassToken, PatchEmbed, PositionEmbedding, TakeToken
 from .linear import Linear
-from .norm import BatchNorm, NormPool
+from .mbconv import FusedMBConv, MBConv
+from .norm import BatchNorm, LayerNorm, NormPool
 from .pool import AvgPool2d, GlobalAvgPool, MaxPool2d
 from .reshape import Flatten
 from .sampling import GaussianSample
+from .squeeze_excite import SqueezeExcite
 
-__all__ = ["AvgPool2d", "BatchNorm", "Concat", "ConditionalDense", "Conv2d", "Dense", "DepthwiseConv2d", "Dropout",
-           "ELU", "Flatten", "GELU", "GaussianSample", "GlobalAvgPool", "Layer", "LeakyReLU", "Linear", "MaxPool2d",
-           "NormPool", "ReLU", "Residual", "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh"]
+__all__ = ["AvgPool2d", "BatchNorm", "Block", "Bottleneck", "ClassToken", "Concat", "ConditionalDense", "Conv2d",
+           "Dense", "DepthwiseConv2d", "Dropout", "ELU", "Flatten", "FusedMBConv", "GELU", "GaussianSample",
+           "GlobalAvgPool", "Layer", "LayerNorm", "LeakyReLU", "Linear", "MBConv", "MaxPool2d", "MultiHeadAttention",
+           "NormPool", "PatchEmbed", "PositionEmbedding", "ReLU", "Recompute", "Residual", "Sequential", "SiLU",
+           "Sigmoid", "Softplus", "SqueezeExcite", "StochasticDepth", "TakeToken", "Tanh"]

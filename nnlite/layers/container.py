@@ -8,16 +8,19 @@ class Sequential(Layer):
     """y = f_n(... f_2(f_1(x)))
 
         dx = f_1'(... f_n'(dy))     each layer's backward, last first
+
+    The layers are called 0, 1, ... or as the keywords say.
     """
 
     can_skip_dx = True
 
-    def __init__(self, *layers):
+    def __init__(self, *layers, **named):
         super().__init__()
-        self.layers = layers
+        self.named = {**{str(i): layer for i, layer in enumerate(layers)}, **named}
+        self.layers = tuple(self.named.values())
 
     def children(self):
-        return {str(i): layer for i, layer in enumerate(self.layers)}
+        return self.named
 
     def out_shape(self, x_shape):
         for layer in self.layers:
@@ -32,16 +35,13 @@ class Sequential(Layer):
     def backward(self, dy, *, need_dx=True):
         """Without need_dx it ends at the first layer that has parameters."""
         first = 0 if need_dx else self.first_with_parameters()
-        for layer in reversed(self.layers[first + 1:]):
-            dy = layer.backward(dy)
-        if need_dx or not self.layers:
-            return self.layers[0].backward(dy) if self.layers else dy
-        layer = self.layers[first]
-        layer.backward(dy, need_dx=False) if layer.can_skip_dx else layer.backward(dy)
+        for layer in reversed(self.layers[first:]):
+            last = layer is self.layers[first] and not need_dx
+            dy = layer.backward(dy, need_dx=False) if last and layer.can_skip_dx else layer.backward(dy)
         for below in self.layers[:first]:    # what they kept is not needed any more
             for _, part in below.walk():
                 part.drop()
-        return None
+        return dy if need_dx else None
 
     def first_with_parameters(self):
         """The number of the first layer that has parameters; of the last layer where none has."""
@@ -102,3 +102,37 @@ class Concat(Layer):
             dx = part if dx is None else self.ops.add(dx, part)
             start += width
         return dx
+
+
+class Recompute(Layer):
+    """y = f(x), of which only x is kept: backward computes f anew, so that memory is paid with time (Chen et al. 2016).
+
+    The random numbers of f are those of the step, so it draws the same ones again. f may have no state, which a second
+    forward would move twice.
+    """
+
+    can_skip_dx = True
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        stateful = [name for name, layer in inner.walk() if layer.state_specs]
+        if stateful:
+            raise expected("Recompute", "layers without running statistics", f"'{stateful[0]}'")
+
+    def out_shape(self, x_shape):
+        return self.inner.out_shape(x_shape)
+
+    def forward(self, x, *, train=False):
+        y = self.inner.forward(x, train=train)
+        for _, part in self.inner.walk():
+            part.drop()
+        self.keep(x, train=train)
+        return y
+
+    def backward(self, dy, *, need_dx=True):
+        x, = self.take()
+        self.inner.forward(x, train=True)
+        if not need_dx and self.inner.can_skip_dx:
+            return self.inner.backward(dy, need_dx=False)
+        return self.inner.backward(dy)

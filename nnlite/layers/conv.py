@@ -51,9 +51,8 @@ class Conv2d(Layer):
     def backward(self, dy, *, need_dx=True):
         x, y = self.take()
         self.check(dy, self.out_shape(x.shape), "dy")
-        accumulate = self.accumulate("W", "b") if self.b is not None else self.accumulate("W")
         return self.ops.conv2d_backward(dy, y, x, self.W, self.dW, self.db, self.stride, self.padding, self.dilation,
-                                        self.groups, accumulate, need_dx)
+                                        self.groups, self.accumulate(*self.param_specs), need_dx)
 
 
 class DepthwiseConv2d(Layer):
@@ -92,9 +91,8 @@ class DepthwiseConv2d(Layer):
     def backward(self, dy, *, need_dx=True):
         x, = self.take()
         self.check(dy, self.out_shape(x.shape), "dy")
-        accumulate = self.accumulate("W", "b") if self.b is not None else self.accumulate("W")
         return self.ops.depthwise_conv2d_backward(dy, x, self.W, self.dW, self.db, self.stride, self.padding,
-                                                  self.dilation, accumulate, need_dx)
+                                                  self.dilation, self.accumulate(*self.param_specs), need_dx)
 
 
 def pair(value, what, least=1):

@@ -1,4 +1,4 @@
-"""Inverted dropout."""
+"""Inverted dropout: of numbers, and of whole samples."""
 
 from .base import Layer
 from .dense import check_keep_prob
@@ -30,3 +30,33 @@ class Dropout(Layer):
         mask, = self.take()
         self.check(dy, mask.shape, "dy")
         return self.ops.multiply(dy, mask)
+
+
+class StochasticDepth(Layer):
+    """y[n] = m_n x[n], m_n = 1/q with probability q = `keep_prob`, else 0; in evaluation y = x.
+
+    Behind the inner layers of a residual block it leaves the block out for some samples (Huang et al. 2016, eq. 2).
+
+        dx[n] = m_n dy[n]
+
+    Keeps m (N,).
+    """
+
+    def __init__(self, keep_prob):
+        super().__init__()
+        self.keep_prob = check_keep_prob(keep_prob)
+
+    def forward(self, x, *, train=False):
+        self.check(x, (...,))
+        if not train:
+            return self.ops.copy(x)
+        ones = self.ops.empty((len(x), 1), self.dtype)
+        self.ops.fill(ones, 1)
+        m, _ = self.ops.dropout(ones, self.keep_prob, self.rng.key(self.name))
+        self.keep(m, x.shape, train=train)
+        return self.ops.scale_samples(x, m.reshape(-1))
+
+    def backward(self, dy):
+        m, shape = self.take()
+        self.check(dy, shape, "dy")
+        return self.ops.scale_samples(dy, m.reshape(-1))

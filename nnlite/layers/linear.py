@@ -38,5 +38,4 @@ class Linear(Layer):
     def backward(self, dy, *, need_dx=True):
         x, = self.take()
         self.check(dy, self.out_shape(x.shape), "dy")
-        accumulate = self.accumulate("W", "b") if self.b is not None else self.accumulate("W")
-        return self.ops.linear_backward(dy, x, self.W, self.dW, self.db, accumulate, need_dx)
+        return self.ops.linear_backward(dy, x, self.W, self.dW, self.db, self.accumulate(*self.param_specs), need_dx)

@@ -1,4 +1,4 @@
-"""Batch normalisation (Ioffe & Szegedy 2015), for rows (N, C) and images (N, H, W, C) alike."""
+"""Batch normalisation (Ioffe & Szegedy 2015), for rows (N, C) and images (N, H, W, C) alike, and layer normalisation."""
 
 from . import init
 from .base import Layer
@@ -79,6 +79,36 @@ class NormPool(Layer):
         self.check(dy, place.shape, "dy")
         return self.ops.norm_pool_backward(dy, place, x, mean, inv_std, self.g, self.dg, self.db,
                                            self.accumulate("g", "b"))
+
+
+class LayerNorm(Layer):
+    """y = g n + b,  n = (x - mean) / sqrt(var + eps), mean and var over the D numbers of each row (Ba et al. 2016)
+
+    x (..., D), g, b (D,). Every row is normalised by itself, so training and evaluation are the same.
+
+        dn = dy g
+        dx = 1 / sqrt(var + eps) (dn - mean of dn - n mean of dn n)
+        dg = sum dy n,  db = sum dy                                            over the rows
+
+    g starts as 1, b as 0. Keeps x, mean, 1 / sqrt(var + eps).
+    """
+
+    def __init__(self, features, *, eps=1e-5):
+        super().__init__()
+        self.features, self.eps = features, eps
+        self.add_param("g", (features,), init.ones)
+        self.add_param("b", (features,), init.zeros)
+
+    def forward(self, x, *, train=False):
+        self.check(x, (..., self.features))
+        y, mean, inv_std = self.ops.layer_norm(x, self.g, self.b, self.eps)
+        self.keep(x, mean, inv_std, train=train)
+        return y
+
+    def backward(self, dy):
+        x, mean, inv_std = self.take()
+        self.check(dy, x.shape, "dy")
+        return self.ops.layer_norm_backward(dy, x, mean, inv_std, self.g, self.dg, self.db, self.accumulate("g", "b"))
 
 
 def declare_norm(layer, channels):

@@ -225,6 +225,30 @@ class ReferenceOps:
         x = x[xp.arange(len(x))[:, None, None], h[:, :, None], w[:, None, :]]
         return ((x - shift) * scale).astype(dtype)
 
+    def warp_batch(self, images, rows, maps, tone, shift, scale, size, dtype):
+        """Parts of images in another light, normalised: (B, *size, C) out of images[rows].
+
+            r, s = maps[b] @ (h, w, 1)                           row and column that pixel (h, w) shows
+            v = bilinear between the four pixels around (r, s), what is at an edge repeated beyond it
+            y[b, h, w] = (clip((v - m) c + m + 255 l, 0, 255) - shift) * scale
+
+        images (n, H, W, C) of any number type, pixels from 0 to 255; maps (B, 2, 3); tone (B, 2) = contrast c and
+        brightness l (1 and 0 change nothing); m the mean of each channel of the whole image; shift and scale (C,).
+        """
+        xp = self.xp
+        x = xp.take(images, rows, 0).astype(dtype)
+        (a, b, t), (h, w) = maps.astype(dtype).transpose(2, 1, 0)[..., None, None], size   # each (2, B, 1, 1)
+        places = a * xp.arange(h, dtype=dtype)[:, None] + b * xp.arange(w, dtype=dtype) + t
+        (top, bottom, down), (left, right, over) = (_between(xp, *pair) for pair in zip(places, images.shape[1:3]))
+        n = xp.arange(len(x))[:, None, None]
+        upper = x[n, top, left] * (1 - over) + x[n, top, right] * over
+        lower = x[n, bottom, left] * (1 - over) + x[n, bottom, right] * over
+        v = upper * (1 - down) + lower * down
+        mean = x.mean((1, 2), dtype="float64", keepdims=True).astype(dtype)
+        c, light = tone.astype(dtype).T[..., None, None, None]
+        v = xp.clip((v - mean) * c + mean + 255 * light, 0, 255)
+        return ((v - shift) * scale).astype(dtype)
+
     def conv2d(self, x, W, b, stride, padding, dilation, groups, relu):
         """y[n, h, w] = b + sum_ij x[n, h s + i d - p, w s + j d - p] W[i, j], x beyond its edges 0; max(y, 0) if relu.
 
@@ -375,6 +399,133 @@ class ReferenceOps:
         """dx; writes dg and db, or adds to them. dh is dy at the places, 0 elsewhere; then as batch_norm_backward."""
         dh = self.max_pool_backward(dy, place, x.shape, (2, 2), (2, 2), (0, 0))
         return self._norm_backward(dh, (x - mean) * inv_std, inv_std, g, dg, db, accumulate)
+
+    # -- blocks of convolutions: residuals and squeeze-and-excitation ------------------------------------------------
+
+    def add_relu(self, a, b):
+        """max(a + b, 0)"""
+        return self.xp.maximum(a + b, 0)
+
+    def relu_backward(self, dy, y):
+        """dy where y > 0, else 0."""
+        return dy * (y > 0)
+
+    def scale_samples(self, x, m):
+        """m[n] x[n]; x (N, ...), m (N,)."""
+        return x * m.reshape(-1, *[1] * (x.ndim - 1))
+
+    def scale_channels(self, x, s):
+        """x[n, h, w, c] s[n, c]"""
+        return x * s[:, None, None]
+
+    def scale_channels_backward(self, dy, x, s):
+        """dx = dy s and ds[n, c] = sum over h, w of dy x."""
+        return dy * s[:, None, None], (dy * x).sum((1, 2))
+
+    # -- tokens: x (N, T, D) -----------------------------------------------------------------------------------------
+
+    def patches(self, x, size):
+        """The images x (N, H, W, C) cut into squares of size x size pixels, row by row: (N, H W / size^2, size^2 C),
+        each token the pixels of its square row by row."""
+        N, H, W, C = x.shape
+        x = x.reshape(N, H // size, size, W // size, size, C).transpose(0, 1, 3, 2, 4, 5)
+        return self.xp.ascontiguousarray(x).reshape(N, -1, size * size * C)
+
+    def patches_backward(self, dy, shape, size):
+        """dx (shape): every number back in its place."""
+        N, H, W, C = shape
+        dy = dy.reshape(N, H // size, W // size, size, size, C).transpose(0, 1, 3, 2, 4, 5)
+        return self.xp.ascontiguousarray(dy).reshape(shape)
+
+    def prepend_token(self, x, token):
+        """[token, x[n]] for each n: (N, T + 1, D)."""
+        return self.xp.concatenate([self.xp.broadcast_to(token, (len(x), 1, x.shape[2])), x], 1)
+
+    def prepend_token_backward(self, dy, dtoken, accumulate):
+        """dx = dy without the first token; writes dtoken = sum over n of the first, or adds to it."""
+        write(dtoken, dy[:, 0].sum(0), accumulate)
+        return self.xp.ascontiguousarray(dy[:, 1:])
+
+    def take_token(self, x, index):
+        """x[:, index]"""
+        return self.xp.ascontiguousarray(x[:, index])
+
+    def take_token_backward(self, dy, tokens, index):
+        """dx (N, tokens, D): dy at index, 0 elsewhere."""
+        dx = self.xp.zeros((len(dy), tokens, dy.shape[1]), dy.dtype)
+        dx[:, index] = dy
+        return dx
+
+    def add_to_samples(self, x, P):
+        """x[n] + P for each n."""
+        return x + P
+
+    def sum_samples(self, x, total, accumulate):
+        """Writes total = sum over n of x[n], or adds to it."""
+        write(total, x.sum(0), accumulate)
+
+    def layer_norm(self, x, g, b, eps):
+        """y = g (x - mean) / sqrt(var + eps) + b over the last axis, and mean and 1 / sqrt(var + eps) of each row, both
+        (R,) for the R rows of x."""
+        rows = x.reshape(-1, x.shape[-1])
+        mean, var = rows.mean(1, dtype="float64"), rows.var(1, dtype="float64")
+        mean, inv_std = mean.astype(x.dtype), (1 / self.xp.sqrt(var + eps)).astype(x.dtype)
+        return ((rows - mean[:, None]) * inv_std[:, None] * g + b).reshape(x.shape), mean, inv_std
+
+    def layer_norm_backward(self, dy, x, mean, inv_std, g, dg, db, accumulate):
+        """dx; writes dg and db, or adds to them. With n = (x - mean) inv_std, over the D numbers of a row:
+
+            dn = dy g,  dg = sum dy n,  db = sum dy               these two over the rows
+            dx = inv_std (dn - mean of dn - n mean of dn n)
+        """
+        rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1])
+        n = (rows - mean[:, None]) * inv_std[:, None]
+        write(dg, (dy * n).sum(0), accumulate)
+        write(db, dy.sum(0), accumulate)
+        dn = dy * g
+        dx = inv_std[:, None] * (dn - dn.mean(1, keepdims=True) - n * (dn * n).mean(1, keepdims=True))
+        return dx.reshape(x.shape)
+
+    def attention(self, qkv, heads, train):
+        """y (N, T, D) of qkv (N, T, 3 D) = [q, k, v], each of them `heads` blocks of d = D / heads numbers; and, if
+        train, ln sum_j e^{s_ij} (N, heads, T), else None. For each image and head:
+
+            s = q k^T / sqrt(d),  p = softmax(s) over the keys,  y = p v
+        """
+        q, k, v = self._heads(qkv, heads)
+        s = self.xp.matmul(q, k.transpose(0, 1, 3, 2)) / math.sqrt(q.shape[-1])       # (N, heads, T, T)
+        most = s.max(-1, keepdims=True)
+        e = self.xp.exp(s - most)
+        total = e.sum(-1, keepdims=True)
+        y = self._tokens(self.xp.matmul(e / total, v))
+        return y, (most + self.xp.log(total))[..., 0] if train else None
+
+    def attention_backward(self, dy, y, log_sum, qkv, heads):
+        """dqkv. With p made again from log_sum:
+
+            dv = p^T dy,  dp = dy v^T
+            ds = p (dp - sum_j p_j dp_j) / sqrt(d)        the sum is dy . y, row by row
+            dq = ds k,  dk = ds^T q
+        """
+        xp, (q, k, v) = self.xp, self._heads(qkv, heads)
+        (dy,), (y,) = self._heads(dy, heads, 1), self._heads(y, heads, 1)
+        scale = 1 / math.sqrt(q.shape[-1])
+        p = xp.exp(xp.matmul(q, k.transpose(0, 1, 3, 2)) * scale - log_sum[..., None])
+        dv = xp.matmul(p.transpose(0, 1, 3, 2), dy)
+        dp = xp.matmul(dy, v.transpose(0, 1, 3, 2))
+        ds = p * (dp - (dy * y).sum(-1, keepdims=True)) * scale
+        parts = xp.matmul(ds, k), xp.matmul(ds.transpose(0, 1, 3, 2), q), dv
+        return xp.concatenate([self._tokens(part) for part in parts], -1)
+
+    def _heads(self, x, heads, parts=3):
+        """x (N, T, parts heads d) as parts, heads apart: (parts, N, heads, T, d)."""
+        N, T, width = x.shape
+        return x.reshape(N, T, parts, heads, width // (parts * heads)).transpose(2, 0, 3, 1, 4)
+
+    def _tokens(self, x):
+        """x (N, heads, T, d) as (N, T, heads d)."""
+        N, heads, T, d = x.shape
+        return self.xp.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(N, T, heads * d)
 
     # -- Gaussian latents ----------------------------------------------------------------------------------------
 
@@ -545,6 +696,14 @@ def pad(xp, x, padding, value):
 def unpad(x, padding):
     ph, pw = padding
     return x[:, ph:x.shape[1] - ph, pw:x.shape[2] - pw]
+
+
+def _between(xp, place, size):
+    """place (..., Ho, Wo), brought to 0 .. size - 1, as the two indices around it and the second one's share, which
+    has an axis more, for the channels."""
+    place = xp.clip(place, 0, size - 1)
+    first = xp.floor(place)
+    return first.astype("int64"), xp.minimum(first + 1, size - 1).astype("int64"), (place - first)[..., None]
 
 
 def channel_groups(x, groups):
