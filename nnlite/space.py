@@ -2,10 +2,11 @@
 
     log:a:b      from a to b, uniform in the logarithm       log:a:b:n    n points of that, for a grid
     a:b          from a to b, uniform                        a:b:n
+    a:b:stepS    a, a + S, ... to b, each as likely          the same, for a grid all of them
     v1,v2,v3     one of these                                [100],[200,200] where the setting is a list
 
 A range of a setting that is a whole number holds both ends. Other numbers have four significant digits, so that what
-is printed is what was trained. A space is {setting: Range or Choice}.
+is printed is what was trained. A space is {setting: Range, Steps or Choice}.
 """
 
 import math
@@ -16,11 +17,12 @@ from .errors import expected
 from .ops.reference import ReferenceOps
 from .rng import Rng
 
-FORMS = "log:a:b, a:b or v1,v2,v3"
-GRID_FORMS = "log:a:b:n, a:b:n or v1,v2,v3, with n points of at least 2"
+FORMS = "log:a:b, a:b, a:b:stepS or v1,v2,v3"
+GRID_FORMS = "log:a:b:n, a:b:n, a:b:stepS or v1,v2,v3, with n points of at least 2"
 LARGEST_GRID = 100_000
+NEARLY = 1e-6           # of a step: what rounding may leave between a number and its step
 LENGTH = "epochs", "iterations", "validate_every", "checkpoint_every"   # of a trial: what --epochs decides
-NOT_SEARCHED = *LENGTH, "subset"                                        # trials on other images do not compare
+NOT_SEARCHED = *LENGTH, "subset", "watch"       # trials on other images, or judged by another measure, do not compare
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,41 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The numbers low, low + step, ..., high."""
+
+    low: float
+    high: float
+    step: float
+    log = False
+
+    def at(self, u):
+        return self.axis()[int(u * len(self.axis()))]
+
+    def axis(self):
+        count = round((self.high - self.low) / self.step)
+        return [self._tidy(self.low + i * self.step) for i in range(count)] + [self.high]
+
+    def around(self, values):
+        """The steps narrowed around k >= 2 of their values, outwards to whole steps; see `narrowed`."""
+        margin = (max(values) - min(values)) / (len(values) - 1)
+        places = [(value - self.low) / self.step for value in (min(values) - margin, max(values) + margin)]
+        axis, (first, last) = self.axis(), (math.floor(places[0] + NEARLY), math.ceil(places[1] - NEARLY))
+        return replace(self, low=axis[max(first, 0)], high=axis[min(last, len(axis) - 1)])
+
+    @staticmethod
+    def _tidy(value):
+        """0.3 for 0.30000000000000004."""
+        return value if isinstance(value, int) else float(f"{value:.10g}")
+
+    def __str__(self):
+        return f"{spell(self.low)}:{spell(self.high)}:step{spell(self.step)}"
+
+    def describe(self):
+        return f"{spell(self.low)} to {spell(self.high)} in steps of {spell(self.step)}"
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of the values."""
 
@@ -111,41 +148,61 @@ def spell(value):
 # -- what the command line says ----------------------------------------------------------------------------------------
 
 
-def parse(model, texts, *, grid):
+def parse(model, texts, *, grid, option="--space", free=()):
     """The space that texts like 'learning_rate=log:1e-5:1e-2' say for the model; NnliteError for what is wrong.
 
-    grid: ranges say their number of points, otherwise none does.
+    grid: ranges say their number of points, otherwise none does. option: what the texts were given to, for errors.
+    free: settings that may be searched here, though not in general.
     """
     space = {}
     for text in texts:
         name, equals, values = text.partition("=")
+        where = f"{option} {name}"
         if not equals:
-            raise expected("--space", "setting=" + (GRID_FORMS if grid else FORMS), f"'{text}'")
-        kind = _kind(model, name)
+            raise expected(option, "setting=" + (GRID_FORMS if grid else FORMS), f"'{text}'")
+        kind = _kind(model, name, option, free)
         if name in space:
-            raise expected(f"--space {name}", "one space for a setting", "two")
-        if ":" in values:
-            space[name] = _range(model, name, kind, values, grid)
+            raise expected(where, "one space for a setting", "two")
+        if ":step" in values:
+            space[name] = _steps(model, name, kind, values, where)
+        elif ":" in values:
+            space[name] = _range(model, name, kind, values, grid, where)
         else:
-            space[name] = _choice(model, name, values)
+            space[name] = _choice(model, name, values, where)
     if grid and grid_size(space) > LARGEST_GRID:
-        raise expected("--space", f"a grid of at most {LARGEST_GRID} points", grid_size(space))
+        raise expected(option, f"a grid of at most {LARGEST_GRID} points", grid_size(space))
     return space
 
 
-def _kind(model, name):
+def _kind(model, name, option, free):
     """The type of a setting that may be searched."""
-    known = {key: kind for key, (kind, *_) in settings_.KNOWN[model].items() if key not in NOT_SEARCHED}
-    if name in LENGTH:
-        raise expected("--space", "a setting other than the length of a trial, which --epochs says", f"'{name}'")
+    shut = {*NOT_SEARCHED} - {*free}
+    known = {key: kind for key, (kind, *_) in settings_.KNOWN[model].items() if key not in shut}
+    if name in LENGTH and name in shut:
+        raise expected(option, "a setting other than the length of a trial, which --epochs says", f"'{name}'")
     if name not in known:
-        raise expected("--space", f"a setting of {model} that can be searched",
+        raise expected(option, f"a setting of {model} that can be searched",
                        f"'{name}'{settings_.nearest(name, known)}")
     return known[name]
 
 
-def _range(model, name, kind, text, grid):
-    where, words = f"--space {name}", text.split(":")
+def _steps(model, name, kind, text, where):
+    words = text.split(":")
+    numbers = [settings_.parse(word) for word in [*words[:-1], words[-1].removeprefix("step")]]
+    if kind not in (int, float) or len(numbers) != 3 or any(type(number) not in (int, float) for number in numbers):
+        raise expected(where, "a:b:stepS, for a setting that is a number", f"'{text}'")
+    low, high = (settings_.check(model, name, number, where) for number in numbers[:2])
+    step = numbers[2]
+    if not (low < high and 0 < step < math.inf) or kind is int and type(step) is not int:
+        raise expected(where, "steps above 0 from a smaller number to a larger one", f"'{text}'")
+    count = (high - low) / step
+    if count > LARGEST_GRID or round(count) < 1 or abs(count - round(count)) > NEARLY:
+        raise expected(where, f"a range of whole steps, at most {LARGEST_GRID} of them", f"'{text}'")
+    return Steps(low, high, kind(step))
+
+
+def _range(model, name, kind, text, grid, where):
+    words = text.split(":")
     if kind not in (int, float):
         raise expected(where, "values v1,v2,v3: it is no number", f"'{text}'")
     log = words[0].strip() == "log"
@@ -163,8 +220,8 @@ def _range(model, name, kind, text, grid):
     return Range(low, high, log, kind is int, points)
 
 
-def _choice(model, name, text):
-    where, values = f"--space {name}", []
+def _choice(model, name, text, where):
+    values = []
     for word in _split(text):
         if not word.strip():
             raise expected(where, "values v1,v2,v3, none of them empty", f"'{text}'")

@@ -359,7 +359,7 @@ class Foreign:
 
 def test_an_array_of_another_ops_names_both():
     layer = make("Linear", get_ops("reference"))
-    raises(layer, lambda: layer.forward(Foreign()), "NumPy", "CuPy", "reference")
+    raises([layer], lambda: layer.forward(Foreign()), "NumPy", "CuPy", "reference")
 
 
 @pytest.mark.gpu
@@ -369,7 +369,7 @@ def test_numpy_array_given_to_cuda():
     except NnliteError as error:
         pytest.skip(str(error))
     layer = make("Linear", ops)
-    raises(layer, lambda: layer.forward(np.ones((N, D))), "CuPy", "NumPy")
+    raises([layer], lambda: layer.forward(np.ones((N, D))), "CuPy", "NumPy")
 
 
 def test_a_layer_inside_is_named_by_its_path():

@@ -6,47 +6,126 @@
 Class names are the folders' names, sorted. All images become grey where all are grey, else RGB.
 """
 
+import contextlib
 import struct
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from nnlite.data.images import ImageSet
-from nnlite.errors import expected
+from nnlite.errors import NnliteError, expected
 
 FOLDER_OF_PART = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 GREY = ("1", "L", "LA")
 COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # no 16-bit or floating-point ones: their full scale is unknown
+NAMED = 10  # of the files that are no images: more would fill the screen
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow raises for damaged files
 
 
-def read(folder, *, size=None, progress=None):
+def read(folder, *, size=None, progress=None, skip_broken=False):
     """The ImageSet of the images in `folder`, ordered by part, class and file name; hidden files are passed over.
 
     size: (H, W) to which every image is resized (bilinear, averaging where it shrinks); without it all must have one
-    size. progress: whether standard error shows a bar (None: where it is a terminal). Raises NnliteError, one sentence
-    that names the file or folder.
+    size. progress, skip_broken: see `assemble`. Raises NnliteError, one sentence that names the file or folder.
     """
-    _pillow()
     folder = Path(folder)
     parts = _part_folders(folder)
     classes = tuple(sorted(path.name for path in _folders(parts["train"])))
     if len(classes) < 2:
         raise expected(parts["train"], "a folder per class, at least two", len(classes))
-    files = [(path, part, label) for part in parts for path, label in _labelled(parts[part], classes)]
-    headers = [header(path) for path, _, _ in files]
+    files = [ImageFile(path, part, label) for part in parts for path, label in _labelled(parts[part], classes)]
+    return assemble(files, folder, classes, f"images in {folder}", size=size, progress=progress,
+                    skip_broken=skip_broken)
+
+
+class ImageFile(NamedTuple):
+    """An image to be read: the part and the class that it belongs to, and the box (left, top, right, bottom) in pixels
+    that is cut out of it, or None."""
+
+    path: Path
+    part: str
+    label: int
+    box: tuple = None
+
+
+def assemble(files, folder, classes, source, *, size=None, progress=None, skip_broken=False):
+    """The ImageSet of `files` in `folder`, each an ImageFile, in their order; grey where all are grey, else RGB.
+
+    size: as for `read`. progress: whether standard error shows a bar (None: where it is a terminal). skip_broken:
+    whether files that are no images are named on standard error and left out, instead of being an error.
+    """
+    images, kept = _pixels_of(files, folder, size, progress, skip_broken)
+    labels = np.array([files[row].label for row in kept], np.int32)
+    part_of = np.array([files[row].part for row in kept])
+    split = {part: np.flatnonzero(part_of == part).astype(np.int32)
+             for part in dict.fromkeys(file.part for file in files)}
+    for part, rows in split.items():
+        if not len(rows):
+            raise expected(folder, f"an image in the part '{part}'", "none that can be read")
+    for label, name in enumerate(classes):
+        if label not in labels[split["train"]]:
+            raise expected(folder, f"at least one image of the class '{name}' for training", "none")
+    return ImageSet(images, labels, tuple(classes), split, source)
+
+
+def _pixels_of(files, folder, size, progress, skip_broken):
+    """(images (n, H, W, C) uint8, which rows of `files` they are)."""
+    _pillow()
+    headers, broken = {}, {}                     # row -> its header, or its error
+    for row, file in enumerate(files):
+        with _noted(broken, row):
+            headers[row] = _examined(file)
+    _tell(broken, files, folder, skip_broken)
     if size is None:
-        size = _one_size([path for path, _, _ in files], [shape for shape, _ in headers])
-    mode = "L" if all(grey for _, grey in headers) else "RGB"
-    images = np.empty((len(files), *size, 1 if mode == "L" else 3), np.uint8)
-    bar = tqdm(files, desc=folder.name, unit="image", disable=None if progress is None else not progress)
-    for (path, _, _), image in zip(bar, images):
-        image[...] = pixels(path, mode, size).reshape(image.shape)
-    labels = np.array([label for _, _, label in files], np.int32)
-    part_of = np.array([part for _, part, _ in files])
-    split = {part: np.flatnonzero(part_of == part).astype(np.int32) for part in parts}
-    return ImageSet(images, labels, classes, split, f"images in {folder}")
+        size = _one_size([files[row].path for row in headers], [shape for shape, _, _ in headers.values()])
+    mode = "L" if all(grey for _, grey, _ in headers.values()) else "RGB"
+    images, kept, broken = np.empty((len(headers), *size, 1 if mode == "L" else 3), np.uint8), [], {}
+    bar = tqdm(headers.items(), desc=folder.name, unit="image", disable=None if progress is None else not progress)
+    for row, (_, _, box) in bar:
+        with _noted(broken, row):
+            images[len(kept)] = pixels(files[row].path, mode, size, box).reshape(images.shape[1:])
+            kept.append(row)
+    _tell(broken, files, folder, skip_broken)
+    return images[:len(kept)], kept
+
+
+def _examined(file):
+    """(H, W), whether it is grey, and what of its box lies in the image."""
+    (height, width), grey = header(file.path)
+    if file.box is None:
+        return (height, width), grey, None
+    left, top, right, bottom = file.box
+    inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise expected(file.path, f"a face inside the image of {height} x {width} (height x width)",
+                       f"one in the rows {top} to {bottom} and columns {left} to {right}")
+    return (height, width), grey, inside
+
+
+@contextlib.contextmanager
+def _noted(broken, row):
+    try:
+        yield
+    except NnliteError as error:
+        broken[row] = error
+
+
+def _tell(broken, files, folder, skip_broken):
+    """Name and count the files that are no images: on standard error, or as the error. row -> error in `broken`."""
+    names = [str(files[row].path.relative_to(folder)) for row in broken]
+    if broken and skip_broken:
+        listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+        print(f"nnlite: {folder}: left out {len(names)} of {len(files)} files, which are no images: {listed}",
+              file=sys.stderr)
+        if len(broken) == len(files):
+            raise expected(folder, "at least one image", "none that can be read")
+    elif broken:
+        others = ", ".join(names[1:NAMED]) + (", ..." if len(names) > NAMED else "")
+        also = f", and so {len(names) - 1} of the other files: {others}" if others else ""
+        raise NnliteError(f"{next(iter(broken.values()))}{also} (--skip-broken leaves such files out)")
 
 
 def _pillow():
@@ -102,13 +181,13 @@ def _one_size(paths, sizes):
     return sizes[0]
 
 
-def pixels(path, mode, size):
-    """The image as (H, W) for mode "L", (H, W, 3) for "RGB", uint8, resized to `size` (bilinear, averaging where it
-    shrinks)."""
+def pixels(path, mode, size, box=None):
+    """The image, or the box (left, top, right, bottom) inside it, as (H, W) for mode "L", (H, W, 3) for "RGB", uint8,
+    resized to `size` (bilinear, averaging where it shrinks)."""
     Image = _pillow()
     try:
         with Image.open(path) as image:
-            image = image.convert(mode)
+            image = (image if box is None else image.crop(box)).convert(mode)
             if (image.height, image.width) != tuple(size):
                 image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             return np.asarray(image)

@@ -1,7 +1,7 @@
 """Labelled images: what a file holds (ImageSet), its parts, and the numbers that normalise it.
 
-`read(path)` picks the reader by what lies there: FER2013's CSV, CIFAR-10's python batches, a folder per class, or
-nnlite's own HDF5 (described at `write`). A reader gives the parts that were published; `hold_out` takes the missing
+`read(path)` picks the reader by what lies there: FER2013's CSV, CIFAR-10's python batches, AffectNet's folders, a folder
+per class, or nnlite's own HDF5 (described at `write`). A reader gives the parts that were published; `hold_out` takes the missing
 ones (validation, test) out of the training part, stratified by class, copies of an image always on one side.
 """
 
@@ -36,28 +36,32 @@ class ImageSet:
     source: str
 
 
-def read(path, *, size=None, held_out=0.1, seed=0, progress=None):
+def read(path, *, size=None, held_out=0.1, seed=0, progress=None, skip_broken=False):
     """The ImageSet at `path`: .csv, .csv.gz, .tar.gz or .tgz (FER2013), .h5 or .hdf5 (own), or a folder (CIFAR-10's
-    batches, or one folder per class).
+    batches, AffectNet, or one folder per class).
 
-    size: (H, W) to which the images of class folders are resized; held_out: the share of the images for training that
+    size: (H, W) to which image files are resized; skip_broken: whether files of a folder that are no images are named
+    on standard error and left out, instead of being an error; held_out: the share of the images for training that
     goes to validation, and again to test, where the source has no such part (see `hold_out`); progress: whether
     standard error shows a bar (None: where it is a terminal). Raises NnliteError, one sentence that names the file.
     """
     path = Path(path)
     if not path.exists():
         raise expected(path, "an existing file or folder", "none")
-    return hold_out(_read_published(path, size, progress), held_out, seed, where=path)
+    return hold_out(_read_published(path, size, progress, skip_broken), held_out, seed, where=path)
 
 
-def _read_published(path, size, progress):
+def _read_published(path, size, progress, skip_broken):
     """What lies at `path`, with the parts that it comes with."""
-    from nnlite.data import cifar10, fer2013, image_folder  # they build on this module
+    from nnlite.data import affectnet, cifar10, fer2013, image_folder  # they build on this module
 
     if path.is_dir() and not cifar10.recognises(path):
-        return image_folder.read(path, size=size, progress=progress)
+        reader = affectnet if affectnet.recognises(path) else image_folder
+        return reader.read(path, size=size, progress=progress, skip_broken=skip_broken)
     if size is not None:
         raise expected(path, "a folder per class where images are to be resized", "images of a fixed size")
+    if skip_broken:
+        raise expected(path, "a folder of image files where broken ones are to be left out", "no such folder")
     if path.is_dir():
         return cifar10.read(path)
     if path.suffix.lower() in (".h5", ".hdf5"):

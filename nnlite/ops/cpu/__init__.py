@@ -255,6 +255,12 @@ class CpuOps(ReferenceOps):
                     self._plain(moves), self._plain(shift), self._plain(scale), out, self._chunks(out.size))
         return out
 
+    def warp_batch(self, images, rows, maps, tone, shift, scale, size, dtype):
+        out = self.empty((len(rows), *size, images.shape[3]), dtype)
+        self.launch(image_kernels.warp_batch, self.contiguous(images), self._plain(rows), self._plain(maps),
+                    self._plain(tone), self._plain(shift), self._plain(scale), out, self._chunks(out.size))
+        return out
+
     def max_pool(self, x, kernel, stride, padding, train):
         Ho, Wo = (out_size(*sizes, 1) for sizes in zip(x.shape[1:3], kernel, stride, padding))
         y = self.empty((len(x), Ho, Wo, x.shape[3]), x.dtype)

@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 
+from ..reference import out_size, write
 from . import depthwise, direct, winograd
 from .block import lanes, pack, padded
 
@@ -71,10 +72,7 @@ def slope_and_bias(ops, dy, y, db, accumulate):
 
 
 def _sum_parts(parts, target, accumulate):
-    if accumulate:
-        target += parts.sum(0)
-    else:
-        np.sum(parts, 0, out=target)
+    write(target, parts.sum(0), accumulate)
 
 
 def weight_gradient(ops, dh, x, dW, stride, padding, dilation, groups, accumulate):
@@ -196,8 +194,7 @@ _phase_taps = functools.lru_cache(direct.phase_taps.py_func)
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 def out_sizes(x_shape, W_shape, stride, padding, dilation):
-    return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1
-                 for size, k, s, p, d in zip(x_shape[1:3], W_shape, stride, padding, dilation))
+    return tuple(map(out_size, x_shape[1:3], W_shape, stride, padding, dilation))
 
 
 def margin(kernel, size, outputs, stride, padding, dilation):
@@ -263,7 +260,7 @@ def depthwise_backward(ops, dy, x, W, dW, db, stride, padding, dilation, accumul
     ops.launch(depthwise.depthwise_backward, ops._flat(x), H, w, C, dy.reshape(-1), Ho, Wo, whole_vectors(ops, W),
                lanes(dtype), dx.reshape(-1) if need_dx else nothing(dtype), kh, kw, *stride, *padding, *dilation, walks,
                rings, parts, N, need_dx, chunks)
-    ops.launch(_sum_depthwise_parts, parts, dW.reshape(kh * kw, C), accumulate)
+    ops.launch(_sum_parts, parts[:, :, :C], dW.reshape(kh * kw, C), accumulate)
     return dx
 
 
@@ -273,11 +270,3 @@ def whole_vectors(ops, W):
     w = ops.zeros((W.size // C, padded(C, W.dtype)), W.dtype)
     ops.launch(np.copyto, w[:, :C], W.reshape(-1, C))
     return w.reshape(-1)
-
-
-def _sum_depthwise_parts(parts, dW, accumulate):
-    sums = parts[:, :, :dW.shape[1]].sum(0)
-    if accumulate:
-        dW += sums
-    else:
-        dW[...] = sums
