@@ -5,8 +5,8 @@ kind and size are checked as a launch would need them), the calls of cuBLAS. Wha
 device's functions, threads that truly run at once.
 
 Threads of a block are fibers: each runs up to __syncthreads(), then the next one does, in an order that changes, so
-that a barrier which is missing shows. New memory holds NaN, and a guard lies before and behind it that no kernel may
-touch.
+that a barrier which is missing shows. New memory holds NaN, and so does a guard before and behind it, which no kernel
+may write, and which spoils the result of one that reads it.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ static REAL sinpi(REAL x) { return (REAL)std::sin(M_PI * (double)x); }
 #define __global__
 #define __device__
 #define __shared__ static
+#define __launch_bounds__(...)
 struct Extent { unsigned x; };
 static Extent threadIdx, blockIdx, blockDim, gridDim;
 static ucontext_t scheduler, fibers[1024];
@@ -109,7 +110,7 @@ static int start(void (*kernel)(A...), int grid, int block, int count, void **ar
 """
 
 GUARD = 256   # bytes
-CANARY = 0xA5
+CANARY = 0xFF   # NaN for floats
 
 
 class Memory:
@@ -122,7 +123,6 @@ class Memory:
         shape = (shape,) if np.isscalar(shape) else tuple(shape)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = np.full(size + 2 * GUARD, CANARY, np.uint8)
-        block[GUARD:GUARD + size] = 0xFF   # NaN for floats
         self.blocks.append((block, size))
         return np.ndarray(shape, dtype, block, GUARD).view(Array)
 
@@ -154,7 +154,7 @@ class Array(np.ndarray):
 @functools.cache
 def compiled(code, options):
     """The kernels as a library of functions run_<kernel>."""
-    names = re.findall(r"^KERNEL (\w+)\(", code, re.MULTILINE)
+    names = re.findall(r"^KERNEL (?:[A-Z_]+ )?(\w+)\(", code, re.MULTILINE)
     runners = "".join(f'extern "C" int run_{name}(int grid, int block, int count, void **args, const char *kinds, '
                       f'int *sizes) {{ return start({name}, grid, block, count, args, kinds, sizes); }}\n'
                       for name in names)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from nnlite.errors import NnliteError
-from nnlite.layers import (AvgPool2d, BatchNorm, Conv2d, Dense, DepthwiseConv2d, GlobalAvgPool, Linear, MaxPool2d,
-                           NormPool, Sequential)
+from nnlite.layers import (AvgPool2d, BatchNorm, Block, Bottleneck, ClassToken, Conv2d, Dense, DepthwiseConv2d,
+                           GlobalAvgPool, LayerNorm, Linear, MaxPool2d, MBConv, NormPool, PatchEmbed,
+                           PositionEmbedding, Sequential, TakeToken)
 from nnlite.losses import softmax_cross_entropy, squared_error
 from nnlite.ops.reference import ACTIVATIONS, ReferenceOps
 from nnlite.optim import Adam
@@ -232,6 +233,22 @@ def image_batches(ops, a):
     return out + [ops.image_batch(every_other, rows[::-1], flip[::-1], moves[::-1], shift, scale, a.dtype)]
 
 
+def warp_batches(ops, a):
+    rows, shift, scale, out = ops.asarray([4, 0, 4, 2], "int32"), a(3), a(3, positive=True), []
+    turn = np.array([[[0.6, 0.8, -1.5], [-0.8, 0.6, 4.25]], [[1, 0, 0], [0, 1, 0]], [[1, 0, -40], [0, 1, 60]],
+                     [[0.5, 0, 0.25], [0, 2.5, -3]]])
+    maps = ops.asarray(turn, "float32")
+    tone = ops.asarray([[1.5, 0.1], [1, 0], [0.5, -0.125], [0, 2]], "float32")
+    for pixels, size in (("uint8", (4, 7)), ("float32", (9, 5)), ("float64", (1, 1)), ("int16", (6, 3))):
+        images = ops.asarray(a.random.integers(0, 256, (5, 4, 7, 3)), pixels)
+        out.append(ops.warp_batch(images, rows, maps, tone, shift, scale, size, a.dtype))
+    large = ops.asarray(a.random.integers(0, 256, (3, 23, 29, 1)), "uint8")
+    out.append(ops.warp_batch(large, rows[1:2], maps[:1], tone[:1], shift[:1], scale[:1], (31, 17), a.dtype))
+    one = ops.asarray(a.random.integers(0, 256, (5, 1, 1, 3)), "uint8")
+    out.append(ops.warp_batch(one, rows[::-1], maps[::-1], tone[::-1], shift, scale, (2, 3), a.dtype))
+    return out + [ops.warp_batch(one, rows[:0], maps[:0], tone[:0], shift, scale, (2, 3), a.dtype)]
+
+
 # x, kernel, K, stride, padding, dilation, groups
 CONVOLUTIONS = [((2, 5, 7, 3), (3, 3), 4, (1, 1), (1, 1), (1, 1), 1),
                 ((1, 6, 5, 2), (2, 3), 5, (2, 1), (0, 2), (1, 1), 1),
@@ -367,8 +384,96 @@ def images_not_contiguous(ops, a):
     return out + [*ops.softmax_cross_entropy(a(5, 5).T, labels, a(5, 5, positive=True).T, 0.5, g, 0.0)]
 
 
-IMAGE_CASES = [image_batches, convolutions, depthwise_convolutions, pools, batch_norms, norm_pools, class_labels,
-               images_not_contiguous]
+def conv_blocks(ops, a):
+    """Ends of residual blocks, stochastic depth, squeeze-and-excitation."""
+    out = []
+    for shape in ((2, 5, 3, 4), (1, 1, 1, 1), (3, 17, 19, 2), (0, 2, 2, 3)):
+        x, dy, m, s = a(*shape), a(*shape), a(shape[0]), a(shape[0], shape[3])
+        y = ops.add_relu(x, dy)
+        out += [y, ops.relu_backward(a(*shape), y), ops.scale_samples(x, m), ops.scale_channels(x, s),
+                *ops.scale_channels_backward(dy, x, s)]
+    x = a(2, 3)
+    x[0, 0], x[1] = math.nan, 0
+    return out + [ops.add_relu(x, x), ops.relu_backward(x, a(2, 3)), ops.relu_backward(a(2, 3), 0 * x),
+                  ops.scale_samples(a(4, 3), a(4))]
+
+
+def tokens(ops, a):
+    out = []
+    for N, T, D in ((3, 5, 7), (1, 1, 1), (2, 33, 3), (1, 3, 8), (40, 1, 2)):
+        x, token, P = a(N, T, D), a(D), a(T, D)
+        out += [ops.prepend_token(x, token), ops.add_to_samples(x, P), ops.take_token(x, T // 2),
+                ops.take_token_backward(a(N, D), T, T - 1)]
+        for accumulate in (False, True):
+            dtoken, total = a(D), a(T, D)
+            out += [ops.prepend_token_backward(a(N, T + 1, D), dtoken, accumulate), dtoken]
+            ops.sum_samples(x, total, accumulate)
+            out.append(total)
+    for shape, size in (((2, 6, 9, 2), 3), ((1, 4, 4, 3), 4), ((3, 2, 3, 1), 1)):
+        x = a(*shape)
+        y = ops.patches(x, size)
+        out += [y, ops.patches_backward(a(*y.shape), shape, size)]
+    return out
+
+
+def layer_norms(ops, a):
+    out = []
+    for index, shape in enumerate(((4, 3, 7), (1, 1), (2, 33, 64), (5, 200), (300, 2))):
+        D = shape[-1]
+        x, dy, g, b = 3 + 2 * a(*shape), a(*shape), a(D), a(D)
+        x[0] = x.flat[0]                 # equal numbers: variance 0
+        y, mean, inv_std = ops.layer_norm(x, g, b, 1e-3)
+        dg, db = a(D), a(D)
+        dx = ops.layer_norm_backward(dy, x, mean, inv_std, g, dg, db, index % 2 == 0)
+        out += [y, mean, inv_std, dx, dg, db]
+    return out
+
+
+def attentions(ops, a):
+    """Fewer tokens than a tile and some tiles of them, narrow heads and heads of more than one block."""
+    out = []
+    for N, T, heads, d in ((2, 1, 3, 5), (3, 5, 2, 8), (2, 33, 3, 16), (1, 64, 1, 1), (1, 130, 2, 24), (2, 5, 1, 64),
+                           (1, 65, 1, 128), (1, 3, 2, 129), (1, 2, 1, 300), (0, 4, 2, 3)):
+        qkv, dy = a(N, T, 3 * heads * d), a(N, T, heads * d)
+        y, log_sum = ops.attention(qkv, heads, True)
+        value, none = ops.attention(qkv, heads, False)
+        assert none is None
+        out += [y, log_sum, value, ops.attention_backward(dy, y, log_sum, qkv, heads)]
+    return out
+
+
+def large_scores(ops, a):
+    """Scores in the hundreds, the largest in any tile: the running maximum keeps every exponential in range."""
+    out = []
+    for largest in (0, 70, 140):
+        qkv = a(1, 150, 12)
+        qkv[0, largest] *= 8
+        y, log_sum = ops.attention(8 * qkv, 1, True)
+        out += [y, log_sum]
+    return out
+
+
+def tokens_not_contiguous(ops, a):
+    x, g, b, dg, db = a(4, 6, 10)[:, ::2, ::2], a(10)[::2], a(5), a(5), a(5)
+    y, mean, inv_std = ops.layer_norm(x, g, b, 1e-5)
+    out = [y, ops.layer_norm_backward(a(5, 3, 4).T, x, mean, inv_std, g, dg, db, False), dg, db]
+    qkv, dy = a(9, 7, 2).T, a(3, 7, 4)[:, :, ::2].transpose(2, 1, 0)
+    y, log_sum = ops.attention(qkv, 3, True)
+    out += [y, log_sum, ops.attention_backward(dy, y, log_sum, qkv, 3)]
+    total, dtoken = a(3, 5), a(5)
+    ops.sum_samples(x, total, False)
+    out += [total, ops.prepend_token(x, g), ops.prepend_token_backward(x, dtoken, False), dtoken,
+            ops.take_token(x, 1), ops.add_to_samples(x, a(5, 3).T)]
+    pictures, more = a(2, 4, 6, 6)[..., ::2], a(3, 6, 4, 2).T
+    out += [ops.patches(pictures, 2), ops.patches_backward(a(12, 6, 2).T, (2, 4, 6, 3), 2),
+            ops.add_relu(pictures, more), ops.relu_backward(pictures, more), ops.scale_samples(pictures, a(4)[::2]),
+            ops.scale_channels(pictures, a(3, 2).T), *ops.scale_channels_backward(pictures, more, a(3, 2).T)]
+    return out
+
+
+IMAGE_CASES = [image_batches, warp_batches, convolutions, depthwise_convolutions, conv_blocks, pools, batch_norms,
+               norm_pools, class_labels, images_not_contiguous, tokens, layer_norms, attentions, large_scores,
+               tokens_not_contiguous]
 CASES = [random_words, normal, activations, elementwise, sums_of_squares, linear, dense, dense_backward, not_contiguous,
          latents, losses, optimisers, copies, *IMAGE_CASES]
 
@@ -469,6 +574,27 @@ def test_statistics_far_from_zero(emulated_ops, mean):
     np.testing.assert_allclose(ones[3], x.var(0, dtype="float64", ddof=1), rtol=5e-7)
 
 
+@pytest.mark.parametrize("mean", [0, 1e4])
+def test_rows_far_from_zero(emulated_ops, mean):
+    x = (mean + np.random.default_rng(2).standard_normal((3, 500))).astype("float32")
+    x[0, 0] += 300
+    x[1] = mean + 0.1
+    ops = emulated_ops
+    _, got, inv_std = ops.layer_norm(ops.asarray(x), *ops.asarray(np.ones((2, 500)), "float32"), 1e-12)
+    np.testing.assert_allclose(got, x.mean(1, dtype="float64"), rtol=1e-7, atol=1e-6)
+    np.testing.assert_allclose(inv_std, 1 / np.sqrt(x.var(1, dtype="float64") + 1e-12), rtol=5e-7)
+
+
+def test_attention_takes_memory_for_its_tokens_not_for_their_pairs(emulated_ops):
+    a, T = Numbers(emulated_ops, "float32"), 400
+    qkv, dy = a(1, T, 6), a(1, T, 2)
+    given = len(cuda_emulation.memory.blocks)
+    y, log_sum = emulated_ops.attention(qkv, 1, True)
+    emulated_ops.attention_backward(dy, y, log_sum, qkv, 1)
+    made = [size for _, size in cuda_emulation.memory.blocks[given:]]
+    assert made and sum(made) <= 4 * T * (2 + 1 + 1 + 6)   # y, log_sum, dots, dqkv
+
+
 @pytest.mark.parametrize("dtype", REALS)
 def test_convolutions_of_some_images_at_a_time(emulated_ops, dtype, monkeypatch):
     images = sys.modules[type(emulated_ops).__module__ + ".images"]
@@ -502,9 +628,9 @@ def test_empty_batch(emulated_ops):
 
 def test_the_same_bits_again(emulated_ops):
     for case in (losses, dense_backward, sums_of_squares, convolutions, depthwise_convolutions, batch_norms,
-                 class_labels):
+                 class_labels, conv_blocks, tokens, layer_norms, attentions):
         once, again = (case(emulated_ops, Numbers(emulated_ops, "float32")) for _ in range(2))
-        assert all(np.array_equal(a, b) for a, b in zip(once, again))
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(once, again))
 
 
 # -- the class ------------------------------------------------------------------------------------------------------
@@ -520,7 +646,8 @@ def test_nothing_that_the_cpu_makes_faster_is_left_to_wait_for_the_device(emulat
     from nnlite.ops.cpu import CpuOps
     # One pass each in CuPy as they stand.
     of_cupy = {"empty", "zeros", "add", "multiply", "take_rows", "contiguous", "copy", "fill", "increment",
-               "clip_factor", "identity"}
+               "clip_factor", "identity", "scale_samples", "scale_channels", "add_to_samples", "patches",
+               "patches_backward"}
     fast = {name for name, value in vars(CpuOps).items()
             if inspect.isfunction(value) and hasattr(ReferenceOps, name) and not name.startswith("_")}
     assert {name for name in fast if getattr(emulated, name) is getattr(ReferenceOps, name)} <= of_cupy
@@ -540,8 +667,23 @@ def vectors(ops, dtype):
 
 def pictures(ops, dtype):
     """A classifier of images and its step() -> value of the loss."""
-    model = Sequential(Conv2d(2, 4, 3, padding=1), NormPool(4), DepthwiseConv2d(4, 3, padding=1), BatchNorm(4),
-                       MaxPool2d(2), Conv2d(4, 6, 1, relu=True), AvgPool2d(1), GlobalAvgPool(), Linear(6, 3))
+    return classifier(ops, dtype, Conv2d(2, 4, 3, padding=1), NormPool(4), DepthwiseConv2d(4, 3, padding=1),
+                      BatchNorm(4), MaxPool2d(2), Conv2d(4, 6, 1, relu=True), AvgPool2d(1), GlobalAvgPool(),
+                      Linear(6, 3))
+
+
+def residual_blocks(ops, dtype):
+    return classifier(ops, dtype, Bottleneck(2, 3, 4), MBConv(4, 4, expansion=2, keep_prob=0.7), Bottleneck(4, 2, 4),
+                      GlobalAvgPool(), Linear(4, 3))
+
+
+def transformer(ops, dtype):
+    return classifier(ops, dtype, PatchEmbed(2, 8, 1), ClassToken(8), PositionEmbedding(73, 8), Block(8, 2, 16),
+                      TakeToken(), LayerNorm(8), Linear(8, 3))
+
+
+def classifier(ops, dtype, *layers):
+    model = Sequential(*layers)
     model.build(ops, dtype=dtype, seed=3)
     random = np.random.default_rng(0)
     x, labels = ops.asarray(random.standard_normal((5, 9, 8, 2)), dtype), ops.asarray(np.arange(5) % 3, "int32")
@@ -561,7 +703,7 @@ def training(ops, model, x, loss):
     return step
 
 
-MODELS = vectors, pictures
+MODELS = vectors, pictures, residual_blocks, transformer
 
 
 @pytest.mark.parametrize("make", MODELS)

@@ -6,6 +6,7 @@ says so; arrays returned belong to the caller.
 """
 
 import math
+import tracemalloc
 
 import numpy as np
 
@@ -120,6 +121,24 @@ class ReferenceOps:
         rewritten: a CUDA graph on a GPU, a list of kernel calls on the CPU. step must do all its arithmetic through
         ops and decide nothing by a value; numbers that change are 0-d arrays (scalar)."""
         return step
+
+    def free_bytes(self):
+        """Bytes of memory that arrays can still take, or None where that cannot be known."""
+        try:
+            with open("/proc/meminfo") as file:
+                found = dict(line.split(":", 1) for line in file)
+            return 1024 * int(found["MemAvailable"].split()[0])
+        except (OSError, KeyError, ValueError):
+            return None
+
+    def bytes_of(self, step):
+        """The bytes of memory that step() takes for its arrays, most at a time; it is done once."""
+        tracemalloc.start()
+        try:
+            step()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
     # -- random numbers (see nnlite.rng) -------------------------------------------------------------------------
 
@@ -429,13 +448,13 @@ class ReferenceOps:
         each token the pixels of its square row by row."""
         N, H, W, C = x.shape
         x = x.reshape(N, H // size, size, W // size, size, C).transpose(0, 1, 3, 2, 4, 5)
-        return self.xp.ascontiguousarray(x).reshape(N, -1, size * size * C)
+        return self.copy(x).reshape(N, -1, size * size * C)
 
     def patches_backward(self, dy, shape, size):
         """dx (shape): every number back in its place."""
         N, H, W, C = shape
         dy = dy.reshape(N, H // size, W // size, size, size, C).transpose(0, 1, 3, 2, 4, 5)
-        return self.xp.ascontiguousarray(dy).reshape(shape)
+        return self.copy(dy).reshape(shape)
 
     def prepend_token(self, x, token):
         """[token, x[n]] for each n: (N, T + 1, D)."""
@@ -444,11 +463,11 @@ class ReferenceOps:
     def prepend_token_backward(self, dy, dtoken, accumulate):
         """dx = dy without the first token; writes dtoken = sum over n of the first, or adds to it."""
         write(dtoken, dy[:, 0].sum(0), accumulate)
-        return self.xp.ascontiguousarray(dy[:, 1:])
+        return self.copy(dy[:, 1:])
 
     def take_token(self, x, index):
         """x[:, index]"""
-        return self.xp.ascontiguousarray(x[:, index])
+        return self.copy(x[:, index])
 
     def take_token_backward(self, dy, tokens, index):
         """dx (N, tokens, D): dy at index, 0 elsewhere."""

@@ -3,7 +3,7 @@ kernels of the .cu files beside this one, and what is a single pass in CuPy alre
 
 No method waits for the device but to_host and all_finite, and none reads a number from it: learning rate, step and
 scale may be 0-d arrays, which the kernels read. So a step can be captured as a graph; see graph.py. The methods on
-images and class labels are in images.py.
+images and class labels are in images.py, those on tokens in tokens.py.
 """
 
 import math
@@ -14,17 +14,17 @@ import numpy as np
 from ..reference import ReferenceOps, keep_threshold
 from .blas import TRANSPOSED, Blas
 from .graph import Capture, Staging
-from .images import ImageOps
+from .images import ImageOps, stretches
 from .kernels import BLOCK, CODES, NO_KEY, Kernels, flat, key_words, plain, pointer, scalar
+from .tokens import TokenOps
 
 TRIPLET_BLOCK = 64   # as in latent.cu
 PER_THREAD = 4       # elements that a thread adds up before its block does
 MOST_BLOCKS = 1024   # of a sum's first stage
-STRETCH = 16         # rows that a thread adds up at least, of those whose gradient sum is db
 STAGED = 1 << 20     # bytes: copies from the host up to this size wait for nobody
 
 
-class CudaOps(ImageOps, ReferenceOps):
+class CudaOps(ImageOps, TokenOps, ReferenceOps):
     name = "cuda"
     xp = cupy
     array_type = cupy.ndarray
@@ -85,6 +85,15 @@ class CudaOps(ImageOps, ReferenceOps):
     def capture(self, step):
         return Capture(step)
 
+    def free_bytes(self):
+        return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+
+    def bytes_of(self, step):
+        pool = cupy.cuda.MemoryPool()
+        with cupy.cuda.using_allocator(pool.malloc):
+            step()
+        return pool.total_bytes()
+
     # -- random numbers ------------------------------------------------------------------------------------------
 
     def random_words(self, rows, columns, key):
@@ -138,8 +147,7 @@ class CudaOps(ImageOps, ReferenceOps):
         rows, columns = dy.shape
         groups = 1 if db.ndim == 1 else len(db)
         each = rows // max(1, groups)
-        stretch = max(STRETCH, math.isqrt(each))
-        parts = max(1, -(-each // stretch))
+        stretch, parts = stretches(each)
         sums = db if parts == 1 else self.empty((groups, parts, columns), dy.dtype)
         self._kernels("dense_backward", dy.dtype, groups * parts * columns, dy, pointer(slope), pointer(dh), sums,
                       groups, each, columns, parts, stretch, np.int32(accumulate and parts == 1))

@@ -5,6 +5,7 @@
 
 #define KERNEL extern "C" __global__ void
 #define BLOCK 256
+#define ROW_BLOCK 32   // of a block that has one row to itself
 
 typedef unsigned int uint32;
 typedef long long int64;

@@ -29,19 +29,11 @@ KERNEL fold(const REAL *columns, REAL *dx, int64 count, int64 C, int64 groups, W
         return;
     const Place at = place_of(thread, H, W, C);
     const int64 width = C / groups, group = at.c / width;
+    const REAL *image = columns + (at.n * Ho * Wo * groups + group) * kh * kw * width + at.c % width;
     REAL sum = 0;
-    for (int i = 0; i < kh; i++) {
-        const int h = window_of(at.h, i, sh, ph, dh, Ho);
-        if (h < 0)
-            continue;
-        for (int j = 0; j < kw; j++) {
-            const int w = window_of(at.w, j, sw, pw, dw, Wo);
-            if (w >= 0) {
-                const int64 window = (at.n * Ho + h) * Wo + w;
-                sum += columns[((window * groups + group) * kh * kw + i * kw + j) * width + at.c % width];
-            }
-        }
-    }
+    each_window(at, THE_WINDOWS, [&](int tap, int64 window) {
+        sum += image[(window * groups * kh * kw + tap) * width];
+    });
     dx[thread] = sum;
 }
 
@@ -72,16 +64,7 @@ KERNEL depthwise(const REAL *x, const REAL *K, const REAL *b, REAL *y, int64 cou
     const Place at = place_of(thread, Ho, Wo, C);
     const REAL *image = x + at.n * H * W * C + at.c;
     REAL sum = 0;
-    for (int i = 0; i < kh; i++) {
-        const int h = pixel_of(at.h, i, sh, ph, dh, H);
-        if (h < 0)
-            continue;
-        for (int j = 0; j < kw; j++) {
-            const int w = pixel_of(at.w, j, sw, pw, dw, W);
-            if (w >= 0)
-                sum += image[((int64)h * W + w) * C] * K[(i * kw + j) * C + at.c];
-        }
-    }
+    each_pixel(at, THE_WINDOWS, [&](int tap, int64 pixel) { sum += image[pixel * C] * K[tap * C + at.c]; });
     y[thread] = b ? sum + b[at.c] : sum;
 }
 
@@ -94,16 +77,7 @@ KERNEL depthwise_dx(const REAL *dy, const REAL *K, REAL *dx, int64 count, int64 
     const Place at = place_of(thread, H, W, C);
     const REAL *image = dy + at.n * Ho * Wo * C + at.c;
     REAL sum = 0;
-    for (int i = 0; i < kh; i++) {
-        const int h = window_of(at.h, i, sh, ph, dh, Ho);
-        if (h < 0)
-            continue;
-        for (int j = 0; j < kw; j++) {
-            const int w = window_of(at.w, j, sw, pw, dw, Wo);
-            if (w >= 0)
-                sum += image[((int64)h * Wo + w) * C] * K[(i * kw + j) * C + at.c];
-        }
-    }
+    each_window(at, THE_WINDOWS, [&](int tap, int64 window) { sum += image[window * C] * K[tap * C + at.c]; });
     dx[thread] = sum;
 }
 

@@ -1,4 +1,4 @@
-"""The methods of CudaOps on images (convolution, pooling, batch norm) and on class labels."""
+"""The methods of CudaOps on images (batches, convolution, pooling, batch norm) and on class labels."""
 
 import math
 
@@ -7,14 +7,14 @@ import numpy as np
 
 from ..reference import channel_groups, out_size
 from .blas import TRANSPOSED
-from .kernels import BLOCK, CODES, NULL, flat, plain, pointer
+from .kernels import BLOCK, CODES, NULL, ROW_BLOCK, flat, plain, pointer
 
 WORKSPACE = 64 << 20    # bytes: for the windows of some images at a time
 COLUMN_BLOCK = 128      # as in columns.cuh
-ROW_BLOCK = 32          # as in labels.cu
-ROWS_EACH = 16          # rows that a thread adds up at least
+ROWS_EACH = 16          # rows that a thread adds up at least,
+STRETCH = 16            # also where the sums are of each group of rows
 SUM_THREADS = 1 << 17   # of a column sum's first stage, about: half of what the largest devices run at once
-PIXELS = "uint8", "float32", "float64"   # what image_batch reads as it is
+PIXELS = "uint8", "float32", "float64"   # what image_batch and warp_batch read as it is
 
 
 class Windows:
@@ -29,19 +29,26 @@ class Windows:
 
 
 class ImageOps:
-    """One of CudaOps' two halves: it has the kernels, the products and the sums over rows."""
+    """One of CudaOps' parts: it has the kernels, the products and the sums over rows."""
 
     def image_batch(self, images, rows, flip, moves, shift, scale, dtype):
         out = self.empty((len(rows), *images.shape[1:]), dtype)
-        if images.dtype.name in PIXELS:
-            images, rows = plain(images), plain(rows.astype("int32", copy=False))
-        else:
-            images, rows = cupy.take(images, rows, 0).astype(dtype), None
+        images, rows = _pixels(images, rows, dtype)
         flip = plain(flip if flip.dtype.itemsize == 1 else flip != 0)
         shift, scale = (plain(array.astype(dtype, copy=False)) for array in (shift, scale))
         self._kernels("image_batch", dtype, out.size, images, np.int32(images.itemsize), pointer(rows), flip,
                       plain(moves.astype("int32", copy=False)), shift, scale, out, out.size, len(images),
                       *_plane(out), out.shape[3])
+        return out
+
+    def warp_batch(self, images, rows, maps, tone, shift, scale, size, dtype):
+        (B, C), (images, rows) = (len(rows), images.shape[3]), _pixels(images, rows, dtype)
+        maps, tone, shift, scale = (plain(array.astype(dtype, copy=False)) for array in (maps, tone, shift, scale))
+        mean, out = self.empty((B, C), dtype), self.empty((B, *size, C), dtype)
+        source = images, np.int32(images.itemsize), pointer(rows)
+        self._kernels("image_means", dtype, mean.size * BLOCK, *source, mean, len(images), *_plane(images), C)
+        self._kernels("warp_batch", dtype, out.size, *source, maps, tone, mean, shift, scale, out, out.size,
+                      len(images), *_plane(images), *_plane(out), C)
         return out
 
     # -- convolution ---------------------------------------------------------------------------------------------
@@ -142,6 +149,28 @@ class ImageOps:
         parts, columns = partial.shape
         self._kernels("finish_columns", out.dtype, columns * COLUMN_BLOCK, partial, parts, columns, out,
                       np.int32(accumulate), block=COLUMN_BLOCK)
+
+    # -- blocks of convolutions ------------------------------------------------------------------------------------
+
+    def add_relu(self, a, b):
+        y = self.empty(a.shape, a.dtype)
+        self._kernels("add_relu", a.dtype, y.size, plain(a), plain(b), y, y.size)
+        return y
+
+    def relu_backward(self, dy, y):
+        dx = self.empty(dy.shape, dy.dtype)
+        self._kernels("relu_backward", dy.dtype, dx.size, plain(dy), plain(y), dx, dx.size)
+        return dx
+
+    def scale_channels_backward(self, dy, x, s):
+        (N, H, W, C), dx, ds = x.shape, self.empty(x.shape, x.dtype), self.empty(s.shape, s.dtype)
+        stretch, parts = stretches(H * W)
+        sums = ds if parts == 1 else self.empty((N, parts, C), s.dtype)
+        self._kernels("scale_channels_backward", x.dtype, N * parts * C, plain(dy), plain(x), plain(s), dx, sums, N,
+                      H * W, C, parts, stretch)
+        if parts > 1:
+            self._kernels("add_parts", s.dtype, ds.size, sums, ds, N, parts, C, np.int32(0))
+        return dx, ds
 
     # -- pooling -------------------------------------------------------------------------------------------------
 
@@ -273,6 +302,20 @@ class ImageOps:
                       hit, block=ROW_BLOCK)
         self._kernels("count_hits", logits.dtype, BLOCK, hit, N, total)
         return total
+
+
+def stretches(rows):
+    """(stretch, parts): how many rows each thread of a sum adds up, and how many such parts they make."""
+    stretch = max(STRETCH, math.isqrt(rows))
+    return stretch, max(1, -(-rows // stretch))
+
+
+def _pixels(images, rows, dtype):
+    """images and rows as kernels take them: pixels of another type are converted, those of the batch alone, and there
+    are no rows then."""
+    if images.dtype.name in PIXELS:
+        return plain(images), plain(rows.astype("int32", copy=False))
+    return cupy.take(images, rows, 0).astype(dtype), None
 
 
 def _plane(x):

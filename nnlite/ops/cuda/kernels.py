@@ -11,9 +11,11 @@ import numpy as np
 
 from ..reference import ACTIVATIONS
 
-BLOCK = 256   # threads a block, as in common.cuh
+BLOCK = 256      # threads a block, as in common.cuh
+ROW_BLOCK = 32   # of a block that has one row to itself, likewise
 FILES = ("common.cuh", "philox.cuh", "activate.cuh", "windows.cuh", "columns.cuh", "random.cu", "elementwise.cu",
-         "dense.cu", "latent.cu", "optimisers.cu", "images.cu", "conv.cu", "pool.cu", "norm.cu", "labels.cu")
+         "dense.cu", "latent.cu", "optimisers.cu", "images.cu", "conv.cu", "pool.cu", "norm.cu", "labels.cu",
+         "blocks.cu", "tokens.cu", "attention.cu")
 REALS = {"float32": "float", "float64": "double"}
 CODES = {name: np.int32(code) for code, name in enumerate(ACTIVATIONS)}   # the order of enum Function
 NULL = 0      # a null pointer: CuPy passes a Python int as 8 bytes

@@ -1,7 +1,5 @@
 // Losses on class labels. One block of ROW_BLOCK threads a row of logits (N, K), all in double.
 
-#define ROW_BLOCK 32
-
 // The largest number of the block's threads, to all of them; NaN counts for nothing.
 __device__ inline double row_max(double value)
 {

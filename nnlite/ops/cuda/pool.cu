@@ -11,21 +11,13 @@ KERNEL max_pool(const REAL *x, REAL *y, unsigned char *place, int64 count, int64
     const REAL *image = x + at.n * H * W * C + at.c;
     REAL largest = log(REAL(0));   // -infinity
     int where = 0;
-    for (int i = 0; i < kh; i++) {
-        const int h = pixel_of(at.h, i, sh, ph, dh, H);
-        if (h < 0)
-            continue;
-        for (int j = 0; j < kw; j++) {
-            const int w = pixel_of(at.w, j, sw, pw, dw, W);
-            if (w < 0)
-                continue;
-            const REAL value = image[((int64)h * W + w) * C];
-            if (value > largest || (value != value && largest == largest)) {
-                largest = value;
-                where = i * kw + j;
-            }
+    each_pixel(at, THE_WINDOWS, [&](int tap, int64 pixel) {
+        const REAL value = image[pixel * C];
+        if (value > largest || (value != value && largest == largest)) {
+            largest = value;
+            where = tap;
         }
-    }
+    });
     y[thread] = largest;
     if (place)
         place[thread] = (unsigned char)where;
@@ -38,19 +30,11 @@ KERNEL max_pool_backward(const REAL *dy, const unsigned char *place, REAL *dx, i
     if (thread >= count)
         return;
     const Place at = place_of(thread, H, W, C);
+    const int64 image = at.n * Ho * Wo * C + at.c;
     REAL sum = 0;
-    for (int i = 0; i < kh; i++) {
-        const int h = window_of(at.h, i, sh, ph, dh, Ho);
-        if (h < 0)
-            continue;
-        for (int j = 0; j < kw; j++) {
-            const int w = window_of(at.w, j, sw, pw, dw, Wo);
-            if (w < 0)
-                continue;
-            const int64 window = ((at.n * Ho + h) * Wo + w) * C + at.c;
-            sum += place[window] == i * kw + j ? dy[window] : REAL(0);
-        }
-    }
+    each_window(at, THE_WINDOWS, [&](int tap, int64 window) {
+        sum += place[image + window * C] == tap ? dy[image + window * C] : REAL(0);
+    });
     dx[thread] = sum;
 }
 
@@ -76,17 +60,9 @@ KERNEL avg_pool_backward(const REAL *dy, REAL *dx, int64 count, int64 C, WINDOWS
     if (thread >= count)
         return;
     const Place at = place_of(thread, H, W, C);
+    const REAL *image = dy + at.n * Ho * Wo * C + at.c;
     REAL sum = 0;
-    for (int i = 0; i < kh; i++) {
-        const int h = window_of(at.h, i, sh, ph, dh, Ho);
-        if (h < 0)
-            continue;
-        for (int j = 0; j < kw; j++) {
-            const int w = window_of(at.w, j, sw, pw, dw, Wo);
-            if (w >= 0)
-                sum += dy[((at.n * Ho + h) * Wo + w) * C + at.c];
-        }
-    }
+    each_window(at, THE_WINDOWS, [&](int, int64 window) { sum += image[window * C]; });
     dx[thread] = sum / (kh * kw);
 }
 
