@@ -166,7 +166,8 @@ def header(path):
         with _pillow().open(path) as image:
             mode, (width, height) = image.mode, image.size
     except UNREADABLE as error:
-        raise expected(path, "an image", "a folder" if path.is_dir() else "none that Pillow can read") from error
+        there = "none that Pillow can read" if path.exists() else "no such file"
+        raise expected(path, "an image", "a folder" if path.is_dir() else there) from error
     if mode not in GREY + COLOUR:
         raise expected(path, "an image of 8 bits a channel", f"one of mode {mode}")
     return (height, width), mode in GREY

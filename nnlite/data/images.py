@@ -1,8 +1,9 @@
 """Labelled images: what a file holds (ImageSet), its parts, and the numbers that normalise it.
 
-`read(path)` picks the reader by what lies there: FER2013's CSV, CIFAR-10's python batches, AffectNet's folders, a folder
-per class, or nnlite's own HDF5 (described at `write`). A reader gives the parts that were published; `hold_out` takes the missing
-ones (validation, test) out of the training part, stratified by class, copies of an image always on one side.
+`read(path)` picks the reader by what lies there: FER2013's CSV, CIFAR-10's python batches, AffectNet's folders, a
+folder per class, or nnlite's own HDF5 (described at `write`). A reader gives the parts that were published; `hold_out`
+takes the missing ones (validation, test) out of the training part, stratified by class, copies of an image always on
+one side.
 """
 
 import hashlib
@@ -40,10 +41,10 @@ def read(path, *, size=None, held_out=0.1, seed=0, progress=None, skip_broken=Fa
     """The ImageSet at `path`: .csv, .csv.gz, .tar.gz or .tgz (FER2013), .h5 or .hdf5 (own), or a folder (CIFAR-10's
     batches, AffectNet, or one folder per class).
 
-    size: (H, W) to which image files are resized; skip_broken: whether files of a folder that are no images are named
-    on standard error and left out, instead of being an error; held_out: the share of the images for training that
-    goes to validation, and again to test, where the source has no such part (see `hold_out`); progress: whether
-    standard error shows a bar (None: where it is a terminal). Raises NnliteError, one sentence that names the file.
+    size: (H, W) to which image files are resized; held_out: the share of the images for training that goes to
+    validation, and again to test, where the source has no such part (see `hold_out`); progress: whether standard error
+    shows a bar (None: where it is a terminal); skip_broken: whether files of a folder that are no images are named on
+    standard error and left out, instead of being an error. Raises NnliteError, one sentence that names the file.
     """
     path = Path(path)
     if not path.exists():
@@ -78,11 +79,13 @@ def _read_published(path, size, progress, skip_broken):
 def hold_out(image_set, share, seed, where="images"):
     """The set with a validation and a test part, those that it lacks held out of its training part.
 
-    Each takes `share` of the training images (of those there were at first), chosen by `stratified` with the copies of
-    an image as groups, so that no validation image was trained on. Parts that are there stay as they are, whatever
-    copies of training images they hold. Raises NnliteError, beginning with `where`, where a part would be empty.
+    Each takes `share` of the training images (of those there were at first), or share[its name], chosen by `stratified`
+    with the copies of an image as groups, so that no validation image was trained on. Parts that are there stay as they
+    are, whatever copies of training images they hold. Raises NnliteError, beginning with `where`, where a part would be
+    empty.
     """
-    if not 0 < share < 0.5:
+    shares = share if isinstance(share, dict) else dict.fromkeys(PARTS[1:], share)
+    if not all(0 < some < 0.5 for some in shares.values()):
         raise expected(where, "a held-out share above 0 and below 0.5", share)
     train = image_set.split["train"]
     taken = {}
@@ -90,7 +93,7 @@ def hold_out(image_set, share, seed, where="images"):
     groups = duplicates(image_set.images[train]) if missing else None
     left = np.arange(len(train))
     for name in missing:
-        part = share * len(train) / len(left)
+        part = shares[name] * len(train) / len(left)
         held = stratified(image_set.labels[train[left]], part, seed, groups[left], name=name)
         if not 0 < len(held) < len(left):
             raise expected(where, f"enough different images to hold a {name} part out", f"{len(train)} for training")
@@ -99,6 +102,12 @@ def hold_out(image_set, share, seed, where="images"):
     parts = {**image_set.split, **taken, "train": train[left]}
     order = PARTS + tuple(name for name in image_set.split if name not in PARTS)
     return replace(image_set, split={name: parts[name].astype(np.int32) for name in order})
+
+
+def split_anew(image_set, validation, test, seed):
+    """The set with these shares of all its images held out (see `hold_out`), whatever parts it came with."""
+    whole = replace(image_set, split={"train": np.arange(len(image_set.labels), dtype=np.int32)})
+    return hold_out(whole, {"validation": validation, "test": test}, seed, where=image_set.source)
 
 
 def duplicates(images):
@@ -222,7 +231,7 @@ def read_hdf5(path):
         raise expected(path, f"'part' from -1 to {len(parts) - 1}", f"{part[row]} in row {row}")
     split = {name: np.flatnonzero(part == number).astype(np.int32) for number, name in enumerate(parts)}
     split = {name: rows for name, rows in split.items() if len(rows)}
-    _validate_labels(labels, classes, path)
+    validate_labels(labels, classes, path)
     image_set = ImageSet(images, labels.astype(np.int32), classes, split, source)
     validate(image_set, path)
     return image_set
@@ -246,7 +255,7 @@ def validate(image_set, where):
         raise expected(where, "images (n, H, W, 1 or 3) of 8 bits", f"{images.dtype} {images.shape}")
     if labels.shape != images.shape[:1]:
         raise expected(where, f"labels ({len(images)},)", labels.shape)
-    _validate_labels(labels, image_set.classes, where)
+    validate_labels(labels, image_set.classes, where)
     if len(split.get("train", ())) == 0:
         raise expected(where, "images in the part 'train'", "none")
     seen = np.zeros(len(images), int)
@@ -258,7 +267,8 @@ def validate(image_set, where):
         raise expected(where, "no image in two parts", f"row {int(np.argmax(seen > 1))}")
 
 
-def _validate_labels(labels, classes, where):
+def validate_labels(labels, classes, where):
+    """Raises NnliteError, one sentence that begins with `where`, unless all labels are numbers of the classes."""
     bad = (labels < 0) | (labels >= len(classes))
     if bad.any():
         row = int(np.argmax(bad))
