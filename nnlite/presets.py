@@ -3,7 +3,8 @@
 A preset is a dict of settings (see nnlite.settings) over what its family has in common. PUBLISHED holds the figures of
 the sources. Face VAEs (a master's thesis on representation learning of facial expressions), on validation: posed:
 accuracy, satisfied triplets, active dimensions; spontaneous: F1, share of satisfied triplets of confidence 5, active
-dimensions; None where the source gives none. Classifiers (two courseworks on FER2013): {part: accuracy}.
+dimensions; None where the source gives none. Classifiers (courseworks and theses on FER2013 and others): {part:
+accuracy}, and other measures of the test part by name.
 """
 
 COMMON = {"learning_rate": 1e-4, "keep_prob": 0.9, "triplet_batch": 10, "samples": 3, "triplet_samples": 10,
@@ -102,9 +103,12 @@ _add("spontaneous-m3-prior", "vae3", "spontaneous", SPONTANEOUS_M3_PRIOR, "prior
 
 # -- classifiers: kind is the data they were published on, "faces" (FER2013's 48x48 grey ones) or "cifar" --------------
 
+# Settings that came when runs without them had been made; with these values all is as it was.
+LATER = {"f1_decay": 1.0, "watch": "accuracy", "micro_batch": 0, "freeze": [], "split": [], "size": [], "channels": 0,
+         "rotate": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0, "brightness": 0.0}
 PLAIN_TRAINING = {"init_scale": 1.0, "optimiser": "sgd", "momentum": 0.0, "l2": 0.0, "lr_decay": 1.0,
                   "inverse_decay": 0.0, "patience": 0, "normalise": "standard", "flip": False, "move": 0,
-                  "class_weights": "none", "smoothing": 0.0, "alpha": 0.8, "subset": []}
+                  "class_weights": "none", "smoothing": 0.0, "alpha": 0.8, "subset": [], **LATER}
 
 # "Neural networks for classification of facial expressions" (2019). Both nets saw pixels 0-255 and predicted one class;
 # the ones without -raw are the same on normalised pixels. Not given: how long the fully connected one was trained, and
@@ -128,6 +132,29 @@ CNN3 = {**{key: value for key, value in CNN4.items() if key not in ("batch_norm"
 CNN4_MOVED = {**CNN4, "move": 4, "keep_prob": 0.75, "smoothing": 0.1, "l2": 0.0001, "learning_rate": 0.0015,
               "lr_decay": 0.94, "epochs": 60}
 
+# EfficientNetV2-S on small faces, the best of 50 trials each ("Scaled-down EfficientNet for facial expression
+# recognition", 2023). Not given: the batch size, how pixels are normalised, and the settings of the net without class
+# weights.
+EFFNET = {**PLAIN_TRAINING, "model": "effnetv2s", "kind": "faces", "width": 0.75, "depth": 1.25, "top_filters": 24,
+          "keep_prob": 0.95, "optimiser": "adam", "learning_rate": 0.0009986, "batch_size": 32, "epochs": 100,
+          "patience": 10, "watch": "loss", "class_weights": "balanced", "flip": True, "rotate": 10.0, "shift": 0.1,
+          "zoom": 0.1, "contrast": 0.1, "brightness": 0.1}
+EFFNET_SMALL = {**EFFNET, "model": "effnetv2s-small", "width": 1.3, "depth": 0.55, "keep_prob": 0.8,
+                "learning_rate": 0.0001972}
+AFFECTNET = {**EFFNET_SMALL, "width": 1.0545, "depth": 1.2, "keep_prob": 0.85, "learning_rate": 0.0003622}
+
+# Nets that begin with published weights (--weights), on six expressions ("Facial expression recognition in the wild -
+# deep learning model analysis"). Not given: which epoch's parameters are kept; here those with the best F1.
+VIT = {**PLAIN_TRAINING, "model": "vit-b16", "kind": "faces", "recompute": False, "optimiser": "adam",
+       "learning_rate": 1e-3, "batch_size": 256, "epochs": 3, "f1_decay": 0.8, "watch": "f1",
+       "class_weights": "balanced", "split": [0.7, 0.2, 0.1], "size": [224, 224], "channels": 3, "normalise": "half"}
+RESNET = {**{key: value for key, value in VIT.items() if key != "recompute"}, "model": "resnet50",
+          "normalise": "imagenet"}
+# Ours: their small siblings, from the beginning, on faces of 48 pixels.
+SMALL = {"batch_size": 64, "epochs": 30, "size": [], "channels": 0, "normalise": "standard", "flip": True,
+         "rotate": 10.0, "shift": 0.1, "zoom": 0.1, "contrast": 0.1, "brightness": 0.1}
+VIT_TINY, RESNET_SMALL = {**VIT, **SMALL, "model": "vit-tiny"}, {**RESNET, **SMALL, "model": "resnet-small"}
+
 for _name, _preset, _published in [
     ("mlp-fer2013", MLP, {}),
     ("mlp-raw", {**MLP, "normalise": "raw", "init_scale": 0.4}, {"validation": .25, "test": .248}),
@@ -144,6 +171,15 @@ for _name, _preset, _published in [
     ("cnn4-rmsprop", {**CNN4, "optimiser": "rmsprop", "learning_rate": 0.001}, {}),
     ("cnn4-distilled", {**CNN4, "distilled": True}, {}),
     ("cnn4-moved", CNN4_MOVED, {}),
+    ("effnetv2s", EFFNET, {"test": .658, "loss": .963, "precision": .631, "recall": .649, "f1": .637}),
+    ("effnetv2s-small", EFFNET_SMALL, {"test": .657, "loss": .959, "precision": .637, "recall": .649, "f1": .641}),
+    ("effnetv2s-small-unweighted", {**EFFNET_SMALL, "class_weights": "none"}, {"test": .645}),
+    ("effnetv2s-small-affectnet", AFFECTNET, {"test": .613, "f1": .611}),
+    ("resnet50", RESNET, {"test": .895}),
+    ("resnet-small", RESNET_SMALL, {}),
+    ("vit-b16", VIT, {"test": .990}),
+    ("vit-b16-slow", {**VIT, "learning_rate": 3e-5}, {"test": .998, "production": .971, "production f1": .946}),
+    ("vit-tiny", VIT_TINY, {}),
 ]:
     PRESETS[_name] = {key: list(value) if isinstance(value, list) else value for key, value in _preset.items()}
     PUBLISHED[_name] = _published
@@ -152,5 +188,6 @@ for _name, _preset, _published in [
 BEST = {("vae1", "posed"): "posed-m1-5", ("vae2", "posed"): "posed-m2-3", ("vae3", "posed"): "posed-m3-kl-7",
         ("vae1", "spontaneous"): "spontaneous-m1-6", ("vae2", "spontaneous"): "spontaneous-m2-1",
         ("vae3", "spontaneous"): "spontaneous-m3-prior-3",
-        ("mlp", "faces"): "mlp-fer2013", ("mlp", "cifar"): "mlp-cifar", ("cnn3", "faces"): "cnn3",
-        ("cnn4", "faces"): "cnn4", ("cnn5", "faces"): "cnn5"}
+        ("mlp", "faces"): "mlp-fer2013", ("mlp", "cifar"): "mlp-cifar",
+        **{(model, "faces"): model for model in ("cnn3", "cnn4", "cnn5", "effnetv2s", "effnetv2s-small", "resnet50",
+                                                 "resnet-small", "vit-b16", "vit-tiny")}}

@@ -7,7 +7,6 @@ the model. Everything lands in the run's folder `report/`: metrics.json and PNG 
 
 import json
 import os
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -403,12 +402,6 @@ def missing_extra():
         return (f'the report: expected scikit-learn and matplotlib, got no {error.name}: '
                 'pip install -e ".[report]"')
     return None
-
-
-def announce_missing_extra():
-    """Say before a long training that it will not be evaluated."""
-    if missing_extra():
-        print(f"nnlite: the run will be trained but not evaluated; {missing_extra()}", file=sys.stderr)
 
 
 def _require_extra():

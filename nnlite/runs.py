@@ -16,7 +16,7 @@ from .errors import NnliteError, expected
 from .experiments import EXPERIMENTS
 from .files import remove_leftovers, replacing
 from .ops import get_ops
-from .settings import KNOWN, check
+from .settings import KNOWN, check, complete
 
 
 class Run:
@@ -56,13 +56,17 @@ class Run:
 
     def save_last(self, progress):
         """progress: {name: number} that training needs to go on, `iteration` among them."""
-        checkpoint.save(self.path / "last.h5", self.model, self.experiment.optimiser, **progress)
+        checkpoint.save(self.path / "last.h5", self.model, self.experiment.optimiser, **progress,
+                        **self.experiment.carried)
 
     def load_last(self):
         """The progress saved with last.h5, or None where there is none yet; metrics.jsonl is cut back to it."""
         path = self.path / "last.h5"
         needed = ("iteration", "best", "best_iteration", *self.experiment.zero_sums)
         progress = checkpoint.load(path, self.model, self.experiment.optimiser, needed) if path.exists() else None
+        if progress:
+            carried = self.experiment.carried   # an older run's file has none
+            carried.update({name: float(progress.pop(name, value)) for name, value in carried.items()})
         remove_leftovers(self.path)   # only now: a file that cannot be read leaves the folder as it was
         self._cut_metrics(int(progress["iteration"]) if progress else 0)
         return progress
@@ -112,9 +116,13 @@ def read_config(path):
         model = config["model"]
         if model not in EXPERIMENTS:
             raise expected(str(path), "a model of " + ", ".join(EXPERIMENTS), f"'{model}'")
+        config = {**EXPERIMENTS[model].config_later, **config}
         kinds = {"data": str, "preset": str, "seed": int, "dtype": str, "settings": dict,
                  **EXPERIMENTS[model].config_kinds}
-        absent = {*kinds} - {*config} or {*KNOWN[model], "model"} - {*config["settings"]}
+        absent = {*kinds} - {*config}
+        if not absent and isinstance(config["settings"], dict):
+            config["settings"] = complete(model, config["settings"])
+            absent = {*KNOWN[model], "model"} - {*config["settings"]}
     except KeyError:
         raise expected(str(path), "the settings of a run, 'model' among them", "none") from None
     except (ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ import math
 
 from .errors import NnliteError, expected
 from .optim import OPTIMISERS
-from .presets import PRESETS
+from .presets import LATER, PRESETS
 
 # Every setting of a task: its type and what it must satisfy, in words and as a test.
 POSITIVE = ("a finite number above 0", lambda v: 0 < v < math.inf)
@@ -17,6 +17,10 @@ SIZES = (f"a list of sizes, each from 1 to {LARGEST}",
 SIZE = (f"a whole number from 1 to {LARGEST}", lambda v: 1 <= v <= LARGEST)
 COUNT = ("a whole number of at least 1", lambda v: v >= 1)
 PROBABILITY = ("a probability above 0 and at most 1", lambda v: 0 < v <= 1)
+SHARE = ("a share from 0 to below 1", lambda v: 0 <= v < 1)
+SCALE = ("a factor above 0 and at most 10", lambda v: 0 < v <= 10)   # of a model's width or depth
+YES_OR_NO = ("True or False", lambda v: True)
+LARGEST_IMAGE = 4096   # pixels along an axis
 
 
 def one_of(*names):
@@ -51,9 +55,25 @@ LABELS = {
     "batch_size": (int, *COUNT),
     "epochs": (int, *COUNT),
     "patience": (int, "a number of epochs, 0 for no early stopping", lambda v: v >= 0),
-    "normalise": (str, *one_of("standard", "centred", "raw")),
-    "flip": (bool, "True or False", lambda v: True),
+    "f1_decay": (float, "a factor above 0 and at most 1", lambda v: 0 < v <= 1),   # after a fall of the validation F1
+    "watch": (str, *one_of("accuracy", "loss", "f1")),       # the validation value that picks the best, ends the run
+    "micro_batch": (int, "a number of images, 0 for as many as the memory holds", lambda v: v >= 0),
+    "freeze": (list, "a list of patterns for names of parameters, as blocks.*",
+               lambda v: all(type(pattern) is str and pattern for pattern in v)),
+    "split": (list, "[] or [training, validation, test], three shares that add up to 1, the last two below 0.5",
+              lambda v: not v or (len(v) == 3 and all(type(x) is float and 0 < x < 1 for x in v) and
+                                  max(v[1:]) < 0.5 and math.isclose(sum(v), 1))),   # of all images; []: as they come
+    "size": (list, f"[] or [height, width], each from 1 to {LARGEST_IMAGE}",
+             lambda v: len(v) in (0, 2) and all(type(n) is int and 1 <= n <= LARGEST_IMAGE for n in v)),
+    "channels": (int, "0 for those of the images, or 3", lambda v: v in (0, 3)),   # grey images are repeated
+    "normalise": (str, *one_of("standard", "centred", "raw", "half", "imagenet")),
+    "flip": (bool, *YES_OR_NO),
     "move": (int, "a number of pixels, 0 for none", lambda v: 0 <= v <= LARGEST),
+    "rotate": (float, "degrees from 0 to 180", lambda v: 0 <= v <= 180),
+    "shift": (float, *SHARE),                                # of height and width
+    "zoom": (float, *SHARE),
+    "contrast": (float, *SHARE),
+    "brightness": (float, *SHARE),                           # of full scale
     "class_weights": (str, *one_of("none", "balanced")),
     "smoothing": (float, "a number from 0 to below 1", lambda v: 0 <= v < 1),
     "alpha": (float, "a number from 0 to 1", lambda v: 0 <= v <= 1),               # the labels' part beside a teacher
@@ -67,9 +87,14 @@ LABELS = {
 SHAPES = {
     "mlp": {"hidden": (list, *SIZES), "keep_prob": (float, *PROBABILITY)},
     "cnn3": {"filters": (int, *SIZE), "hidden": (int, *SIZE)},
-    "cnn4": {"filters": (list, *SIZES), "hidden": (int, *SIZE), "batch_norm": (bool, "True or False", lambda v: True),
+    "cnn4": {"filters": (list, *SIZES), "hidden": (int, *SIZE), "batch_norm": (bool, *YES_OR_NO),
              "keep_prob": (float, *PROBABILITY)},
     "cnn5": {"hidden": (list, *SIZES), "keep_prob": (float, *PROBABILITY)},
+    **dict.fromkeys(("effnetv2s", "effnetv2s-small"), {
+        "width": (float, *SCALE), "depth": (float, *SCALE), "top_filters": (int, *SIZE),
+        "keep_prob": (float, *PROBABILITY)}),
+    **dict.fromkeys(("resnet50", "resnet-small"), {}),
+    **dict.fromkeys(("vit-b16", "vit-tiny"), {"recompute": (bool, *YES_OR_NO)}),
 }
 # Model -> its settings.
 KNOWN = {**dict.fromkeys(("vae1", "vae2", "vae3"), FACES),
@@ -93,6 +118,11 @@ def choose_preset(name, model):
     if preset["model"] != model:
         raise expected("--preset", f"a preset of {model}", f"'{name}' of {preset['model']}")
     return {key: list(value) if isinstance(value, list) else value for key, value in preset.items()}
+
+
+def complete(model, settings):
+    """settings with those that their run, an older one, did not have yet."""
+    return {**{key: value for key, value in LATER.items() if key in KNOWN[model]}, **settings}
 
 
 def apply(model, settings, assignments):
@@ -126,6 +156,8 @@ def check(model, key, value, where):
         value = int(value)
     if kind is list and isinstance(value, tuple):
         value = list(value)
+    if kind is list and isinstance(value, str) and test(value.split(",")):
+        value = value.split(",")   # freeze=stem.*,stage1.*
     if type(value) is not kind or not test(value):
         raise expected(where, words, repr(value))
     return value

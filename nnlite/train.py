@@ -45,7 +45,7 @@ def fit(run, stop):
     look_every = LOOK_EVERY if experiment.ops.name == "cuda" else 1
     begin, clock, clocked = done, 0.0, done
 
-    with ProgressBar(begin, iterations, experiment.criterion_label) as bar:
+    with ProgressBar(begin, iterations, experiment) as bar:
         while not (stopping or experiment.over(done, progress["best_iteration"])):
             terms = experiment.step(done)
             done += 1
@@ -69,6 +69,7 @@ def fit(run, stop):
                     progress.update(best=values[criterion], best_iteration=done)
                     run.save_best(iteration=done, **{criterion: values[criterion]})
                 run.add_metrics({**experiment.line(done, progress), "iterations_per_second": rate, **values})
+                experiment.validated(values)
                 progress.update(experiment.zero_sums)
                 clock, clocked = time.perf_counter(), done
 
@@ -86,8 +87,8 @@ def fit(run, stop):
 class ProgressBar(contextlib.AbstractContextManager):
     """tqdm with the loss and the best value of the criterion, on standard error; rarely where that is no terminal."""
 
-    def __init__(self, begin, iterations, label):
-        self.begin, self.iterations, self.label, self.bar = begin, iterations, label, None
+    def __init__(self, begin, iterations, experiment):
+        self.begin, self.iterations, self.experiment, self.bar = begin, iterations, experiment, None
 
     def show(self, done, loss, best):
         if self.bar is None:   # only now: the first step may have compiled kernels, which is not its pace
@@ -96,12 +97,17 @@ class ProgressBar(contextlib.AbstractContextManager):
                             maxinterval=1 if terminal else 60, dynamic_ncols=True)
         bar = self.bar
         if bar.update(done - bar.n) or done == bar.total:
-            found = f", {self.label} {best:.4g}" if best > -math.inf else ""
+            found = f", best {best_words(self.experiment, best)}" if best > -math.inf else ""
             bar.set_postfix_str(f"loss {loss:.4g}{found}", refresh=False)
 
     def __exit__(self, *error):
         if self.bar is not None:
             self.bar.close()
+
+
+def best_words(experiment, best):
+    """The best value of the criterion for people, as 'accuracy 0.66'."""
+    return f"{experiment.criterion_label} {experiment.criterion_sign * best:.4g}"
 
 
 def explain(run, iteration):
@@ -129,11 +135,14 @@ def parser():
                                   "an HDF5 file, OpenFace CSV, or folder of BU-3DFE, BP4D or OpenFace files "
                                   "(default: a built-in synthetic set)")
     p.add_argument("--resize", metavar="HxW", help="resize the images of class folders, e.g. 48x48")
+    p.add_argument("--skip-broken", action="store_true", default=None,
+                   help="leave files of image folders that are no images out, and name them")
     p.add_argument("--triplets", help="HDF5 file of triplets (default: artificial ones, or simulated workers)")
     p.add_argument("--iterations", type=int, help="training steps; annealing is shortened in proportion")
     p.add_argument("--epochs", type=int, help="passes through the training images, instead of --iterations")
     p.add_argument("--init-from", metavar="RUN", help="begin with the best parameters of another run of the model")
     p.add_argument("--add-class", metavar="NAME", help="with --init-from: one output more, for this class of the data")
+    p.add_argument("--weights", metavar="FILE", help="begin with the parameters in a PyTorch or safetensors file")
     p.add_argument("--teacher", metavar="RUN", help="learn also the probabilities that this run's best model gives")
     p.add_argument("--device", default="auto", choices=NAMES, help="default: a GPU if there is one")
     p.add_argument("--dtype", default="float32", choices=("float32", "float64"))
@@ -151,7 +160,7 @@ def settings_help():
     """The settings of each task, once."""
     yield "face VAEs: " + ", ".join(settings_.FACES)
     yield "classifiers: " + ", ".join(settings_.LABELS)
-    yield from (f"{model}: " + ", ".join(shape) for model, shape in settings_.SHAPES.items())
+    yield from (f"{model}: " + ", ".join(shape) for model, shape in settings_.SHAPES.items() if shape)
 
 
 def resolve(options):
@@ -181,38 +190,11 @@ def refuse_foreign(options, model):
 
 
 def list_presets():
-    faces = [name for name, p in presets.PRESETS.items() if EXPERIMENTS[p["model"]].criterion == "validation_elbo"]
-    return "\n".join([*_face_presets(faces), "", *_label_presets([n for n in presets.PRESETS if n not in faces])])
-
-
-def _face_presets(names):
-    yield f"{'preset':24}{'model':7}{'encoder':34}{'decoder':30}{'s^2':>8}{'lambda':>8}{'anneal':>8}  mode"
-    for name in names:
-        p = presets.PRESETS[name]
-        topological = f"{p['topological_variance']:g}" if p["model"] == "vae3" else "-"
-        yield (f"{name:24}{p['model']:7}{_sizes(p['encoder']):34}{_sizes(p['decoder']):30}"
-               f"{p['reconstruction_variance']:8g}{topological:>8}{p['anneal']:8}  {p['anneal_mode']}")
-
-
-def _label_presets(names):
-    yield (f"{'preset':19}{'model':6}{'data':7}{'sizes':18}{'optimiser':9}{'rate':>8}{'decay':>10}{'L2':>9}{'batch':>7}"
-           f"{'epochs':>8}  {'pixels':10}{'flips':7}published")
-    for name in names:
-        p = presets.PRESETS[name]
-        decay = f"{p['inverse_decay']:g}/it" if p["inverse_decay"] else f"{p['lr_decay']:g}/ep"
-        sizes = [*_listed(p.get("filters", [])), *_listed(p["hidden"])]
-        published = ", ".join(f"{part} {value:.3f}" for part, value in presets.PUBLISHED[name].items())
-        yield (f"{name:19}{p['model']:6}{p['kind']:7}{_sizes(sizes):18}{p['optimiser']:9}{p['learning_rate']:8g}"
-               f"{decay:>10}{p['l2']:9g}{p['batch_size']:7}{p['epochs']:8}  {p['normalise']:10}"
-               f"{'yes' if p['flip'] else 'no':7}{published}").rstrip()
-
-
-def _listed(value):
-    return value if isinstance(value, list) else [value]
-
-
-def _sizes(sizes):
-    return "-".join(map(str, sizes))
+    """A table for each task."""
+    names = {experiment: [] for experiment in EXPERIMENTS.values()}
+    for name, preset in presets.PRESETS.items():
+        names[EXPERIMENTS[preset["model"]]].append(name)
+    return "\n\n".join("\n".join(experiment.list_presets(own)) for experiment, own in names.items())
 
 
 def summary(model):
@@ -223,9 +205,10 @@ def summary(model):
             own = [entry for entry in parameters.table if entry.owner is layer]
             shapes = ", ".join(f"{e.attribute} {'x'.join(map(str, e.shape))}" for e in own)
             rows.append((name, type(layer).__name__, shapes, sum(e.stop - e.start for e in own)))
-    lines = [f"{'layer':14}{'kind':20}{'parameters':28}{'count':>12}"]
-    lines += [f"{name:14}{kind:20}{shapes:28}{count:12,}" for name, kind, shapes, count in rows]
-    lines.append(f"{'total':62}{parameters.size:12,}")
+    wide = max(14, 2 + max(len(name) for name, *_ in rows))
+    lines = [f"{'layer':{wide}}{'kind':20}{'parameters':28}{'count':>12}"]
+    lines += [f"{name:{wide}}{kind:20}{shapes:28}{count:12,}" for name, kind, shapes, count in rows]
+    lines.append(f"{'total':{wide + 48}}{parameters.size:12,}")
     return "\n".join(lines)
 
 
@@ -249,17 +232,23 @@ def train(options):
         path = pathlib.Path(options.out) if options.out is not None else runs.free_folder(config["preset"])
         runs.check_free(path)
         run = runs.Run(path, config, data, get_ops(options.device))
-        run.experiment.restart()   # finds out what is wrong with other runs before anything is written
+        if not options.summary:
+            run.experiment.restart()   # finds out what is wrong with other files before anything is written
     print(describe(run))
     print(summary(run.model))
     if options.summary:
         return 0
-    if run.experiment.missing_extra():
-        print(f"nnlite: the run will be trained but not evaluated; {run.experiment.missing_extra()}", file=sys.stderr)
+    announce_missing_extra(run.experiment)
     if options.resume is None:
         run.begin()
     gc.freeze()   # what lives now lives to the end: the collector need not walk through it again and again
     return train_and_evaluate(run)
+
+
+def announce_missing_extra(experiment):
+    """Say before a long training that it will not be evaluated."""
+    if experiment.missing_extra():
+        print(f"nnlite: the run will be trained but not evaluated; {experiment.missing_extra()}", file=sys.stderr)
 
 
 def refuse_beside_resume(options):
@@ -290,8 +279,8 @@ def train_and_evaluate(run):
         return 130
     best, experiment = run.load_best(), run.experiment
     if experiment.missing_extra() is None:
-        print(f"evaluating iteration {best['iteration']} (validation {experiment.criterion_label} "
-              f"{best[experiment.criterion]:.4g})")
+        print(f"evaluating iteration {best['iteration']} (validation "
+              f"{best_words(experiment, best[experiment.criterion])})")
         experiment.evaluate(run)
     else:
         print(f"not evaluated: {experiment.missing_extra()}")

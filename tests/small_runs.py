@@ -54,8 +54,10 @@ def begun(words, out):
 # -- classifiers -------------------------------------------------------------------------------------------------------
 
 NET = {"mlp": {"hidden": [9, 8]}, "cnn3": {"filters": 3, "hidden": 9}, "cnn4": {"filters": [4, 5], "hidden": 9},
-       "cnn5": {"hidden": [9, 8]}}
-SIDE = {"mlp": 8, "cnn3": 8, "cnn4": 8, "cnn5": 16}   # pixels that the poolings leave something of
+       "cnn5": {"hidden": [9, 8]}, "vit-tiny": {}, "resnet-small": {},
+       "effnetv2s-small": {"width": 0.2, "depth": 0.2, "top_filters": 8}}
+# pixels a side, of which the poolings leave something, in whole patches
+SIDE = {"mlp": 8, "cnn3": 8, "cnn4": 8, "cnn5": 16, "vit-tiny": 12, "resnet-small": 16, "effnetv2s-small": 32}
 
 
 def image_set(classes=("round", "square", "cross"), n=60, side=8, channels=1, seed=0):

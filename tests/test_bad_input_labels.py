@@ -7,8 +7,12 @@ import shutil
 import pytest
 
 import small_runs
-from nnlite import evaluate, train
+from nnlite import evaluate, presets, train
 from nnlite.data import images
+from nnlite.errors import NnliteError
+from nnlite.experiments import LabelExperiment
+from nnlite.experiments import label_options as label_options_
+from nnlite.ops import get_ops
 from small_runs import begun, image_file, label_options, options, posed_file, quiet
 from test_bad_input import refused
 
@@ -70,6 +74,39 @@ def test_preset_for_cifar_without_data(folder, capsys):
     refused(["--preset", "mlp-cifar"], folder, capsys, "--data", "CIFAR-10", "mlp-cifar", "got none")
 
 
+@pytest.mark.parametrize("words", ["size=[16,16] move=2", "rotate=5 move=2"])
+def test_moves_beside_a_warp(words, good, folder, capsys):
+    settings = dict(word.split("=") for word in words.split())
+    refused(label_options(good, "run", **settings), folder, capsys, "--set move", "0 beside size, rotate", "2")
+
+
+def test_images_that_no_patches_fit(good, folder, capsys):
+    refused(label_options(good, "run", "vit-tiny"), folder, capsys, "vit-tiny: expected images of whole patches", "8x8")
+
+
+def test_labels_that_are_no_classes():
+    few = small_runs.image_set()
+    labels = few.labels.copy()
+    labels[7] = 3
+    wrong = dataclasses.replace(few, labels=labels)
+    settings = {**presets.PRESETS["cnn4"], **small_runs.NET["cnn4"], "iterations": 1}
+    for build in (lambda: LabelExperiment(settings, wrong, get_ops("reference")),
+                  lambda: label_options_.in_classes(wrong, ["cross", "round", "square"])):
+        with pytest.raises(NnliteError, match="^images of a test: expected labels from 0 to 2, got 3 in row 7$"):
+            build()
+
+
+def test_weights_beside_another_run(good, trained, folder, capsys):
+    refused([*label_options(good, "run"), "--init-from", trained(), "--weights", "x.pth"], folder, capsys, "--weights",
+            "both")
+
+
+@pytest.mark.parametrize("model", ["cnn4", "resnet-small"])
+def test_weights_that_are_not_there(model, folder, capsys):
+    image_file(folder / "images.h5", side=small_runs.SIDE[model])
+    refused([*label_options("images.h5", "run", model), "--weights", "none.pth"], folder, capsys, "none.pth")
+
+
 def test_subset_larger_than_the_data(good, folder, capsys):
     refused(label_options(good, "run", subset="[49,1]"), folder, capsys, "from 1 to 36 images of the train part", "49")
 
@@ -92,6 +129,18 @@ def test_subset_larger_than_the_data(good, folder, capsys):
     ("flip=yes", ("--set flip", "True or False", "'yes'")),
     ("class_weights=all", ("--set class_weights", "'none' or 'balanced'", "'all'")),
     ("smoothing=1", ("--set smoothing", "below 1", "1.0")), ("alpha=2", ("--set alpha", "from 0 to 1", "2.0")),
+    ("alpha=0.5", ("--set alpha", "--teacher RUN", "none")),
+    ("rotate=181", ("--set rotate", "degrees from 0 to 180", "181.0")), ("shift=1", ("--set shift", "below 1", "1.0")),
+    ("zoom=-0.1", ("--set zoom", "-0.1")), ("contrast=1", ("--set contrast", "1.0")),
+    ("brightness=2", ("--set brightness", "2.0")),
+    ("size=48", ("--set size", "[height, width]", "48")), ("size=[48,0]", ("--set size", "from 1 to 4096", "[48, 0]")),
+    ("channels=2", ("--set channels", "or 3", "2")), ("normalise=imagenet", ("channels=3", "images of 1")),
+    ("split=[0.7,0.3]", ("--set split", "three shares", "[0.7, 0.3]")),
+    ("split=[0.7,0.2,0.2]", ("--set split", "add up to 1")), ("watch=auc", ("--set watch", "'loss' or 'f1'", "'auc'")),
+    ("f1_decay=0", ("--set f1_decay", "above 0", "0.0")), ("micro_batch=-1", ("--set micro_batch", "-1")),
+    ("freeze=[3]", ("--set freeze", "patterns", "[3]")),
+    ("freeze=0.*,stem.*", ("--set freeze", "names of parameters, as 0.W", "'stem.*', which none has")),
+    ("freeze=*", ("--set freeze", "something to learn", "*")),
     ("subset=[49]", ("--set subset", "[training images, validation images]", "[49]")),
     ("batch_size=361", ("--set batch_size", "at most 360", "361")),
 ])
@@ -114,10 +163,12 @@ def test_wrong_options(option, words, good, folder, capsys):
     refused([*label_options(good, "run"), *option.split()], folder, capsys, *words)
 
 
-@pytest.mark.parametrize("option", ["--epochs 3", "--init-from x", "--add-class x", "--teacher x"])
+@pytest.mark.parametrize("option", ["--epochs 3", "--init-from x", "--add-class x", "--teacher x", "--weights x",
+                                    "--skip-broken"])
 def test_options_that_faces_do_not_have(option, folder, capsys):
     refused(["--model", "vae1", *option.split()], folder, capsys, option.split()[0],
-            "a model of mlp, cnn3, cnn4, cnn5", "vae1")
+            "a model of mlp, cnn3, cnn4, cnn5, effnetv2s, effnetv2s-small, resnet50, resnet-small, vit-b16, vit-tiny",
+            "vae1")
 
 
 # -- other runs --------------------------------------------------------------------------------------------------------
@@ -176,7 +227,7 @@ def test_resume_whose_data_changed(good, folder, capsys):
     refused(["--resume", "run"], folder, capsys, "images (8, 8, 1)", "(9, 9, 1)")
 
 
-@pytest.mark.parametrize("option", ["--epochs 5", "--init-from x", "--add-class x", "--teacher x"])
+@pytest.mark.parametrize("option", ["--epochs 5", "--init-from x", "--add-class x", "--teacher x", "--weights x"])
 def test_options_that_resume_refuses(option, good, folder, capsys):
     begun(label_options(good, "run"), "run")
     refused(["--resume", "run", *option.split()], folder, capsys, "--resume", option.split()[0])

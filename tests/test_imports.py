@@ -11,7 +11,7 @@ import nnlite
 
 ROOT = Path(nnlite.__file__).parent
 COMMANDS = {"nnlite.train", "nnlite.evaluate", "nnlite.collect", "nnlite.gradcheck", "nnlite.search",
-            "nnlite.predict"}
+            "nnlite.predict", "nnlite.export", "nnlite.ablate"}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

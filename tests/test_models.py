@@ -1,5 +1,7 @@
 """The classifiers' constructors: parameter counts as published, shapes, images that are too small."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from nnlite.ops import get_ops
 from nnlite.ops.reference import ReferenceOps
 
 CLASSIFIERS = "mlp", "cnn3", "cnn4", "cnn5"
+EFFNET = {"shape": (48, 48, 1), "classes": 7, "top_filters": 24}
 
 
 def built(name, **options):
@@ -19,6 +22,28 @@ def built(name, **options):
     ("mlp", {}, 3_313_007), ("cnn4", {"batch_norm": False}, 416_935), ("cnn4", {}, 417_575)])
 def test_published_counts(name, options, count):
     assert built(name, **options).parameters.size == count
+
+
+def declared(model, specs):
+    """Numbers in the arrays that the layers declare; none is made."""
+    return sum(math.prod(shape) for _, layer in model.walk() for shape, _ in getattr(layer, specs).values())
+
+
+@pytest.mark.parametrize("name, options, count", [
+    ("effnetv2s", {"shape": (224, 224, 3), "classes": 1000}, 21_458_488), ("effnetv2s", EFFNET, 19_853_183),
+    ("effnetv2s-small", EFFNET, 1_824_439),
+    ("resnet50", {}, 25_557_032), ("resnet50", {"classes": 6}, 23_520_326),
+    ("vit-b16", {}, 86_567_656), ("vit-b16", {"classes": 6}, 85_803_270)])
+def test_published_counts_of_large_nets(name, options, count):
+    assert declared(MODELS[name](**options), "param_specs") == count
+
+
+def test_the_running_statistics_of_effnetv2s():
+    assert declared(MODELS["effnetv2s"](shape=(224, 224, 3), classes=1000), "state_specs") == 153_872
+
+
+def test_recomputing_changes_no_count():
+    assert declared(MODELS["vit-tiny"](recompute=True), "param_specs") == declared(MODELS["vit-tiny"](), "param_specs")
 
 
 def test_other_counts():

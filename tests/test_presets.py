@@ -125,6 +125,16 @@ CNN5 = dict(model="cnn5", keep_prob=0.5, optimiser="sgd", learning_rate=1e-3, mo
 CNN4 = dict(init_scale=1.0, model="cnn4", filters=[32, 64, 96, 128], hidden=200, batch_norm=True, optimiser="adam",
             learning_rate=0.00127, l2=0.00172, lr_decay=0.95, inverse_decay=0.0, batch_size=50, epochs=40, flip=True,
             normalise="standard", alpha=0.8)
+EFFNET = dict(model="effnetv2s", learning_rate=0.0009986, width=0.75, depth=1.25, keep_prob=0.95, top_filters=24,
+              optimiser="adam", epochs=100, patience=10, watch="loss", class_weights="balanced", flip=True, rotate=10.0,
+              shift=0.1, zoom=0.1, contrast=0.1, brightness=0.1, size=[], f1_decay=1.0, lr_decay=1.0)
+EFFNET_SMALL = {**EFFNET, "model": "effnetv2s-small", "learning_rate": 0.0001972, "width": 1.3, "depth": 0.55,
+                "keep_prob": 0.8}
+FINE_TUNED = dict(model="vit-b16", optimiser="adam", learning_rate=1e-3, batch_size=256, epochs=3, f1_decay=0.8,
+                  class_weights="balanced", split=[0.7, 0.2, 0.1], size=[224, 224], channels=3, normalise="half",
+                  freeze=[], lr_decay=1.0)
+OUR_SMALL = dict(optimiser="adam", learning_rate=1e-3, batch_size=64, f1_decay=0.8, class_weights="balanced",
+                 split=[0.7, 0.2, 0.1], size=[], channels=0)
 CLASSIFIERS = {
     "mlp-fer2013": {**MLP, "normalise": "standard"}, "mlp-raw": {**MLP, "normalise": "raw"},
     "mlp-cifar": {**CIFAR, "hidden": [80, 80], "batch_size": 10, "epochs": 30, "subset": []},
@@ -135,6 +145,13 @@ CLASSIFIERS = {
     **{f"cnn4-{name}": {**CNN4, "optimiser": name, "learning_rate": PRESETS[f"cnn4-{name}"]["learning_rate"]}
        for name in ("sgd", "adagrad", "rmsprop")},
     "cnn4-distilled": CNN4,
+    "effnetv2s": EFFNET, "effnetv2s-small": EFFNET_SMALL,
+    "effnetv2s-small-unweighted": {**EFFNET_SMALL, "class_weights": "none"},
+    "effnetv2s-small-affectnet": {**EFFNET_SMALL, "learning_rate": 0.0003622, "width": 1.0545, "depth": 1.2,
+                                  "keep_prob": 0.85},
+    "vit-b16": FINE_TUNED, "vit-b16-slow": {**FINE_TUNED, "learning_rate": 3e-5},
+    "resnet50": {**FINE_TUNED, "model": "resnet50", "normalise": "imagenet"},
+    "vit-tiny": {**OUR_SMALL, "model": "vit-tiny"}, "resnet-small": {**OUR_SMALL, "model": "resnet-small"},
     "cnn4-moved": {"model": "cnn4", "batch_norm": True, "optimiser": "adam", "flip": True, "move": 4},   # ours
 }
 
@@ -160,9 +177,21 @@ def test_published_accuracies():
     assert PUBLISHED["mlp-raw"]["test"] == 0.248 and PUBLISHED["mlp-cifar"] == {"train": 0.61, "validation": 0.45}
 
 
+def test_published_figures_of_large_nets():
+    assert PUBLISHED["effnetv2s"] == {"test": 0.658, "loss": 0.963, "precision": 0.631, "recall": 0.649, "f1": 0.637}
+    assert PUBLISHED["effnetv2s-small"] == {"test": 0.657, "loss": 0.959, "precision": 0.637, "recall": 0.649,
+                                            "f1": 0.641}
+    assert PUBLISHED["effnetv2s-small-affectnet"] == {"test": 0.613, "f1": 0.611}
+    assert PUBLISHED["effnetv2s-small-unweighted"] == {"test": 0.645}
+    assert PUBLISHED["vit-b16"]["test"] == 0.99 and PUBLISHED["resnet50"]["test"] == 0.895
+    assert PUBLISHED["vit-b16-slow"] == {"test": 0.998, "production": 0.971, "production f1": 0.946}
+
+
 def test_best_of_a_classifier():
     assert {model: BEST[model, "faces"] for model in ("mlp", "cnn3", "cnn4", "cnn5")} == {
         "mlp": "mlp-fer2013", "cnn3": "cnn3", "cnn4": "cnn4", "cnn5": "cnn5"}
+    assert {model for model, _ in BEST} == set(MODELS)
+    assert all(PRESETS[name]["model"] == model for (model, _), name in BEST.items())
 
 
 def built(preset):
@@ -207,7 +236,9 @@ def test_list_presets(capsys, tmp_path, monkeypatch):
     assert [line.split()[0] for line in lines] == [name for name in PRESETS if name not in FACES]
     assert lines[[line.split()[0] for line in lines].index("cnn4")].split() == (
         "cnn4 cnn4 faces 32-64-96-128-200 adam 0.00127 0.95/ep 0.00172 50 40 standard yes validation 0.607".split())
-    assert max(map(len, [head, *lines])) <= 150
+    assert max(map(len, [head, *lines])) <= 175
+    small = next(line for line in lines if line.startswith("effnetv2s-small "))
+    assert small.split()[2:6] == ["faces", "w1.3", "d0.55", "top24"] and small.endswith("test 0.657, f1 0.641")
     assert not list(tmp_path.iterdir())
 
 

@@ -320,17 +320,3 @@ def test_published_figures_of_the_posed_development_set():
             # Solver and intercept decide a few of 250 faces: 0.025 is six of them.
             assert got == pytest.approx(documented[space.name], abs=0.025)
             assert failures == 0
-
-
-def test_a_training_without_the_extra_says_so_first(monkeypatch, capsys):
-    """The words come before the hours of training, not after them."""
-    monkeypatch.setitem(sys.modules, "sklearn", None)   # importing it now fails
-    report.announce_missing_extra()
-    error = capsys.readouterr().err
-    assert error.startswith("nnlite: the run will be trained but not evaluated;") and error.count("\n") == 1
-    assert "sklearn" in error and 'pip install -e ".[report]"' in error
-
-
-def test_nothing_is_said_where_the_extra_is_there(capsys):
-    report.announce_missing_extra()
-    assert capsys.readouterr().err == ""

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import pathlib
 import signal
 
 import h5py
@@ -13,14 +14,16 @@ import numpy as np
 import pytest
 
 import small_runs
-from nnlite import evaluate, report_labels, train
+from nnlite import evaluate, report_labels, train, weights
 from nnlite.data import images, synthetic_images
 from nnlite.errors import NnliteError
 from nnlite.experiments import LabelExperiment
 from nnlite.experiments import label_options as label_options_
+from nnlite.experiments import parts
 from nnlite.experiments.labels import balanced
 from nnlite.ops import get_ops
-from nnlite.presets import BEST, PRESETS
+from nnlite.ops.reference import ReferenceOps
+from nnlite.presets import BEST, LATER, PRESETS
 from nnlite.runs import open_run
 from nnlite.settings import KNOWN
 from small_runs import NET, SIDE, begun, contents, image_file, image_set, label_options, metrics, outcome, quiet
@@ -186,7 +189,7 @@ def test_early_stopping(data, evaluated, tmp_path, monkeypatch, capsys):
     accuracies = {4: 0.3, 8: 0.5, 12: 0.5, 16: 0.4, 20: 0.5}
 
     def validate(self):
-        return {"validation_accuracy": accuracies[int(self.optimiser.steps)]}
+        return {"validation_accuracy": accuracies[int(self.optimiser.steps)], "validation_f1": 0.5}
     monkeypatch.setattr(LabelExperiment, "validate", validate)
     assert train.main(label_options(data, tmp_path / "run", epochs=9, patience=3)) == 0
     assert "evaluating iteration 8 (validation accuracy 0.5)" in capsys.readouterr().out
@@ -198,7 +201,8 @@ def test_early_stopping(data, evaluated, tmp_path, monkeypatch, capsys):
 
 
 def test_patience_0_never_stops(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(LabelExperiment, "validate", lambda self: {"validation_accuracy": 0.5})
+    monkeypatch.setattr(LabelExperiment, "validate", lambda self: dict.fromkeys(
+        ("validation_accuracy", "validation_f1"), 0.5))
     assert fitted(label_options(data, tmp_path / "run", epochs=7, patience=0), tmp_path / "run").load_last()[
         "iteration"] == 28
 
@@ -385,11 +389,14 @@ def test_subset(data, tmp_path):
     assert metrics(run.path)[-1]["iteration"] == 6
 
 
-VALUES = {"filters": [4, 6], "hidden": 7, "batch_norm": False, "init_scale": 0.5, "optimiser": "rmsprop",
+VALUES = {"rotate": 20.0, "shift": 0.3, "zoom": 0.3, "contrast": 0.3, "brightness": 0.3, "size": [9, 9],
+          "channels": 3, "split": [0.5, 0.3, 0.2], "freeze": ["0.*"], "micro_batch": 5,
+          "filters": [4, 6], "hidden": 7, "batch_norm": False, "init_scale": 0.5, "optimiser": "rmsprop",
           "learning_rate": 0.003, "l2": 0.02, "lr_decay": 0.5, "inverse_decay": 0.1, "batch_size": 9, "epochs": 3,
           "normalise": "centred", "flip": False, "move": 2, "keep_prob": 0.5,
           "class_weights": "balanced", "smoothing": 0.1, "subset": [30, 6], "validate_every": 3, "checkpoint_every": 5}
-ELSEWHERE = {"momentum", "alpha", "patience", "iterations"}   # with SGD, with a teacher, in tests of their own
+# with SGD, with a teacher, in tests of their own
+ELSEWHERE = {"momentum", "alpha", "patience", "iterations", "watch", "f1_decay"}
 
 
 def test_every_setting_is_used(tmp_path):
@@ -400,7 +407,7 @@ def test_every_setting_is_used(tmp_path):
     images.write(tmp_path / "images.h5", uneven)
 
     def outcome(**changes):
-        words = label_options(tmp_path / "images.h5", **{"epochs": 2, **changes})
+        words = label_options(tmp_path / "images.h5", **{"epochs": 2, "micro_batch": 10, **changes})
         run = train.runs.Run(tmp_path / "run", *train.resolve(train.parser().parse_args(words)), get_ops("reference"))
         saved = []
         run.save_last, run.save_best, run.add_metrics = saved.append, lambda **_: None, saved.append
@@ -533,12 +540,311 @@ def test_a_run_can_be_evaluated_without_its_parents(data, older, tmp_path, evalu
     assert len(evaluated) == 2
 
 
+# -- batches in parts --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """Images of which one class is rare."""
+    few = image_set()
+    labels = np.where(np.arange(60) % 4 == 1, 1, few.labels).astype(np.int32)
+    return images.ImageSet(few.images, labels, few.classes, few.split, few.source)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])   # 4: the last part is smaller
+@pytest.mark.parametrize("model, settings", [
+    ("mlp", {}), ("mlp", {"class_weights": "balanced", "smoothing": 0.1}),
+    ("cnn4", {"batch_norm": False, "class_weights": "balanced", "rotate": 10.0, "flip": True})])
+def test_parts_add_up_to_the_batch(model, settings, size, uneven):
+    whole, parted = (experiment(model, set_=uneven, micro_batch=n, **settings) for n in (0, size))
+    for iteration in range(2):
+        sums = []
+        for e in (whole, parted):
+            e.prepare(iteration)
+            sums.append(e.sums(e.forward_backward()))
+        assert sums[0]["hits"] == sums[1]["hits"]
+        assert sums[0]["loss_sum"] == pytest.approx(sums[1]["loss_sum"], rel=1e-12)
+        np.testing.assert_allclose(parted.model.parameters.grads, whole.model.parameters.grads, rtol=1e-11, atol=1e-14)
+        for e in (whole, parted):
+            e.optimiser.step()
+
+
+def test_a_taught_batch_in_parts(older):
+    taught = {"teacher": older.path, "alpha": 0.6, "batch_norm": False}
+    found = []
+    for size in (0, 3):
+        settings = {**PRESETS["cnn4"], **NET["cnn4"], "batch_size": 10, "iterations": 1, "micro_batch": size, **taught}
+        e = LabelExperiment(settings, image_set(), get_ops("reference"), dtype="float64", teacher=str(older.path))
+        e.prepare(0)
+        found.append((e.sums(e.forward_backward())["loss_sum"], e.model.parameters.grads.copy()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-11, atol=1e-14)
+
+
+def test_every_part_draws_its_own_dropout():
+    e = experiment("mlp", keep_prob=0.5, micro_batch=5)
+    e.data.images[:] = e.data.images[0]
+    seen, forward = [], e.model.forward
+    e.model.forward = lambda x, train=False: seen.append(forward(x, train=train)) or seen[-1]
+    for iteration in range(2):
+        e.prepare(iteration)
+        e.forward_backward()
+    assert len(seen) == 4 and len({logits.tobytes() for logits in seen}) == 4
+
+
+class Memory:
+    """Ops with so many bytes free, of which a step of n images takes fixed + each n."""
+
+    def __init__(self, free, fixed=0, each=100):
+        self.free, self.fixed, self.each, self.done = free, fixed, each, []
+
+    def free_bytes(self):
+        return self.free
+
+    def bytes_of(self, step):
+        step()
+        return self.fixed + self.each * self.done[-1]
+
+
+@pytest.mark.parametrize("free, fixed, batch, size", [
+    (10 ** 6, 0, 256, 256), (None, 0, 256, 256), (256 * 150, 0, 256, 256), (256 * 149, 0, 256, 128),
+    (256 * 150, 12, 256, 128), (150 * 40, 0, 256, 32), (150 * 40, 150, 60, 30), (150 * 6, 0, 7, 1), (10, 0, 8, 1)])
+def test_the_largest_part_that_fits(free, fixed, batch, size):
+    ops = Memory(free, fixed)
+    found, reason = parts.largest(batch, ops, ops.done.append)
+    assert found == size and f"{batch} images of a batch at once" in reason
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_measured_bytes_are_those_of_the_arrays(name):
+    """Ten arrays held at a time, of twenty made."""
+    ops = get_ops(name)
+
+    def step():
+        for _ in range(2):
+            held = [ops.empty((1000, 100), "float64") for _ in range(10)]
+            del held
+    assert 8e6 <= ops.bytes_of(step) < 8.1e6
+    assert ops.free_bytes() is None or ops.free_bytes() > 1e6
+
+
+def test_a_run_in_little_memory(data, tmp_path, monkeypatch, evaluated, capsys):
+    """What is chosen stands in config.json, so that more memory later changes nothing."""
+    each = get_ops("reference").bytes_of(lambda: begin_step(experiment(dtype="float32", batch_size=40))) / 40
+    monkeypatch.setattr(type(get_ops("reference")), "free_bytes", lambda ops: int(each * 15))
+    assert train.main(label_options(data, tmp_path / "run", epochs=2, batch_size=36)) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["micro_batch"] in (6, 9)
+    assert "of the 36 images of a batch at once: each takes " in capsys.readouterr().out
+    monkeypatch.undo()
+    assert len(open_run(tmp_path / "run", "reference").experiment.parts) in (4, 6)
+
+
+def begin_step(e):
+    e.prepare(0)
+    e.forward_backward()
+
+
+# -- what the validation decides -------------------------------------------------------------------------------------
+
+
+def test_the_rate_falls_with_the_f1():
+    e = experiment(f1_decay=0.5, learning_rate=0.2, lr_decay=1.0)
+    found = []
+    for f1 in (0.5, 0.46, 0.40, 0.41, 0.35, 0.2, 0.19):   # -8, -13, +2, -15, -43, -5 %
+        e.validated({"validation_f1": f1})
+        found.append(e.rate(0))
+    assert found == [0.2, 0.2, 0.1, 0.1, 0.05, 0.025, 0.025]
+    e.prepare(0)
+    assert float(e.optimiser.lr) == 0.025
+    e.restart()
+    assert e.rate(0) == 0.2
+
+
+@pytest.mark.parametrize("watch, name, told, best", [
+    ("loss", "validation_minus_loss", "loss 0.5", 8), ("f1", "validation_f1", "f1 0.75", 12)])
+def test_what_is_watched(watch, name, told, best, data, evaluated, tmp_path, monkeypatch, capsys):
+    """The accuracy rises in every epoch, which neither the best nor the end follows."""
+    losses_, f1s = {4: 0.9, 8: 0.5, 12: 0.6, 16: 0.5, 20: 0.4}, {4: 0.5, 8: 0.6, 12: 0.75, 16: 0.7, 20: 0.75}
+
+    def validate(self):
+        done = int(self.optimiser.steps)
+        return {"validation_loss": losses_[done], "validation_accuracy": done / 100, "validation_f1": f1s[done],
+                "validation_minus_loss": -losses_[done]}
+    monkeypatch.setattr(LabelExperiment, "validate", validate)
+    assert train.main(label_options(data, tmp_path / "run", epochs=5, patience=2, watch=watch)) == 0
+    assert f"evaluating iteration {best} (validation {told})" in capsys.readouterr().out
+    assert metrics(tmp_path / "run")[-1]["iteration"] == best + 8
+    attributes = contents(tmp_path / "run" / "best.h5")
+    assert attributes["@iteration"] == best and f"@{name}" in attributes
+
+
+def test_the_watched_loss_is_the_negative():
+    values = experiment(watch="loss").validate()
+    assert values["validation_minus_loss"] == -values["validation_loss"] < 0
+
+
+# -- what is frozen, what the images become --------------------------------------------------------------------------
+
+
+def test_frozen_parameters_keep_their_bits(monkeypatch):
+    asked, inner = [], ReferenceOps.conv2d_backward
+    monkeypatch.setattr(ReferenceOps, "conv2d_backward", lambda ops, *given: asked.append(given[-1]) or inner(
+        ops, *given))
+    settings = {"learning_rate": 0.01, "l2": 0.1}
+    e, free = experiment(freeze=["0.*", "1.*", "5.b"], **settings), experiment(**settings)
+    before = e.model.parameters.values.copy()
+    e.prepare(0)
+    e.forward_backward()
+    assert asked == [False]   # of the second convolution; below it nothing learns
+    free.prepare(0)
+    free.forward_backward()
+    for entry in e.model.parameters.table:
+        part = slice(entry.start, entry.stop)
+        if entry.owner.name not in ("0", "1"):
+            np.testing.assert_array_equal(e.model.parameters.grads[part], free.model.parameters.grads[part])
+    e.optimiser.step()
+    e.step(1)
+    for entry in e.model.parameters.table:
+        part = slice(entry.start, entry.stop)
+        kept = (e.model.parameters.values[part] == before[part]).all()
+        assert kept == (entry.name[:2] in ("0.", "1.") or entry.name == "5.b"), entry.name
+
+
+def test_published_statistics_and_grey_in_three_channels():
+    few = image_set()
+    for kind, mean, std in (("half", 0.5, 0.5), ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])):
+        e = experiment(set_=few, channels=3, normalise=kind)
+        rows = few.split["test"]
+        wanted = (pixels(e, rows).repeat(3, 3) / 255 - mean) / std
+        np.testing.assert_allclose(e.normalise(few.images[rows]), wanted, rtol=1e-9)
+        assert e.model.layers[0].W.shape[2] == 3
+    e = experiment(set_=few, channels=3)
+    once = experiment(set_=few).normalise(few.images)
+    np.testing.assert_array_equal(e.normalise(few.images), np.repeat(once, 3, 3))
+
+
+def test_another_size():
+    """A ramp stays one; the model is built for that size; the set's own size changes nothing."""
+    few = image_set()
+    few.images[:] = 20 * np.arange(8)[None, :, None, None]
+    e = experiment(set_=few, size=[16, 8], normalise="raw")
+    x = e.normalise(few.images[:2])
+    assert x.shape == (2, 16, 8, 1) and e.model.out_shape(x.shape) == (2, 3)
+    np.testing.assert_allclose(x[0, :, 3, 0], (20 * (np.arange(16) / 2 - 0.25)).clip(0, 140), atol=1e-4)
+    np.testing.assert_allclose(batch_of(e, 0)[0, :, 3, 0], x[0, :, 3, 0], atol=1e-4)
+    few = image_set()
+    own, same = experiment(set_=few), experiment(set_=few, size=[8, 8])
+    np.testing.assert_allclose(same.normalise(few.images), own.normalise(few.images), atol=1e-5)
+
+
+def test_an_image_is_augmented_once_an_epoch():
+    """The same whatever batch it comes in, another in the next epoch; the validation sees it as it is."""
+    settings = {"rotate": 20.0, "shift": 0.2, "zoom": 0.2, "contrast": 0.2, "brightness": 0.2, "flip": True}
+    one, other = experiment(**settings), experiment(**settings, batch_size=9)
+
+    def epoch(e, first, last):
+        found = {}
+        for iteration in range(first, last):
+            rows = e.train_rows[e.batches.rows(iteration)]
+            where = iteration * len(rows) + np.arange(len(rows))
+            found.update({(i // 36, row): x for i, row, x in zip(where, rows, batch_of(e, iteration))})
+        return found
+    tens, nines = epoch(one, 0, 8), epoch(other, 0, 8)
+    shared = set(tens) & set(nines)
+    assert len(shared) == 72
+    for key in shared:
+        np.testing.assert_array_equal(tens[key], nines[key])
+    assert not any(np.array_equal(tens[0, row], tens[1, row]) for row in one.train_rows)
+    plain = experiment()
+    np.testing.assert_array_equal(one.normalise(one.data.images), plain.normalise(plain.data.images))
+
+
+def test_parts_drawn_anew(data, tmp_path):
+    run = fitted(label_options(data, tmp_path / "run", "mlp", split=[0.5, 0.3, 0.2], epochs=1), tmp_path / "run")
+    split = run.experiment.data.split
+    assert {name: len(rows) for name, rows in split.items()} == {"train": 30, "validation": 18, "test": 12}
+    labels = run.experiment.data.labels
+    assert {tuple(np.bincount(labels[rows])) for rows in split.values()} == {(10,) * 3, (6,) * 3, (4,) * 3}
+    for name, rows in open_run(run.path, "reference").experiment.data.split.items():
+        np.testing.assert_array_equal(rows, split[name])
+
+
+# -- the larger models -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return synthetic_images.faces(persons=5)
+
+
+@pytest.mark.parametrize("model, settings", [
+    ("effnetv2s-small", {}), ("vit-tiny", {"size": [24, 24]}), ("resnet-small", {"size": [24, 24]}),
+    pytest.param("effnetv2s", {"width": 0.2, "depth": 0.2}, marks=pytest.mark.slow),
+    pytest.param("vit-b16", {"size": [16, 16], "optimiser": "sgd"}, marks=pytest.mark.slow),
+    pytest.param("resnet50", {"size": [32, 32], "optimiser": "sgd"}, marks=pytest.mark.slow)])
+def test_two_steps_of_every_model(model, settings, faces):
+    """With the settings of its preset, but small."""
+    wanted = {**PRESETS[BEST[model, "faces"]], **NET.get(model, {}), "batch_size": 4, "iterations": 2, **settings}
+    e = LabelExperiment(wanted, faces, get_ops("reference"))
+    e.restart()
+    before = e.model.parameters.values.copy()
+    losses_ = [e.sums(e.step(iteration))["loss_sum"] for iteration in range(2)]
+    assert all(math.isfinite(loss) and 0.3 < loss < 10 for loss in losses_)
+    moved = {entry.name for entry in e.model.parameters.table
+             if (e.model.parameters.values != before)[entry.start:entry.stop].any()}
+    assert moved == {entry.name for entry in e.model.parameters.table}
+
+
+def test_weights_of_a_file(data, tmp_path, evaluated, monkeypatch, capsys):
+    """Read before the first step, told, and not needed to resume."""
+    calls = []
+
+    def load(path, model, name):
+        calls.append((path, name))
+        model.parameters.values[...] = 0.125
+        return weights.Report(path, "a test", loaded=["x"], initialised=["head.W"])
+    monkeypatch.setattr(weights, "load", load)
+    words = [*label_options(data, tmp_path / "run", epochs=1, learning_rate=1e-9, l2=0.0), "--weights", "some.pth"]
+    assert train.main(words) == 0
+    file = str(pathlib.Path("some.pth").resolve())
+    assert set(calls) == {(file, "cnn4")}
+    out = capsys.readouterr().out
+    assert f"begins with the parameters in {file}" in out and "newly initialised: head.W" in out
+    run = open_run(tmp_path / "run", "reference")
+    assert run.config["weights"] == file
+    run.load_best()
+    np.testing.assert_allclose(run.model.parameters.values, 0.125, atol=1e-6)
+    calls.clear()
+    assert train.main(["--resume", str(tmp_path / "run"), "--device", "reference"]) == 0 and not calls
+
+
+def test_a_run_from_before_the_newer_settings(data, tmp_path):
+    """It opens, and goes on to the same bits."""
+    straight = fitted(label_options(data, tmp_path / "straight", epochs=3), tmp_path / "straight")
+    old, steps = begun(label_options(data, tmp_path / "old", epochs=3), tmp_path / "old"), []
+    with quiet():
+        train.fit(old, lambda: steps.append(1) or len(steps) == 6)
+    config = json.loads((old.path / "config.json").read_text())
+    config["settings"] = {key: value for key, value in config["settings"].items() if key not in LATER}
+    (old.path / "config.json").write_text(json.dumps(
+        {key: value for key, value in config.items() if key not in ("weights", "skip_broken")}))
+    with h5py.File(old.path / "last.h5", "r+") as file:
+        for name in ("rate_factor", "last_f1"):
+            del file.attrs[name]
+    with quiet():
+        train.fit(open_run(old.path, "reference"), lambda: False)
+    assert outcome(old.path) == outcome(straight.path)
+
+
 # -- the fast ops, killing, resuming -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("model, settings", [("mlp", {}), ("cnn3", {}), ("cnn4", {}), ("cnn4", {"batch_norm": False}),
-                                             ("cnn5", {})])
+                                             ("cnn5", {}),
+                                             ("cnn4", {"rotate": 9.0, "channels": 3, "freeze": ["0.*"]}),
+                                             ("mlp", {"keep_prob": 0.5, "micro_batch": 4, "size": [5, 6]})])
 def test_a_captured_step_is_the_step(model, settings, dtype):
     """Nothing in it is plain array code, which a list of kernel calls would leave out."""
     captured, plain = (experiment(model, "cpu", dtype=dtype, flip=True, learning_rate=0.01, **settings)
@@ -601,6 +907,29 @@ def test_killed_and_resumed(place, number, data, older, never_stopped, tmp_path)
     assert finish(["--resume", out, "--device", "reference"], text) == 0, text.read_text()
     assert outcome(out) == never_stopped
     assert not list(out.glob("*.part"))
+
+
+VARIED = {"epochs": 6, "checkpoint_every": 3, "f1_decay": 0.5, "learning_rate": 0.5, "inverse_decay": 0.0,
+          "momentum": 0.0, "watch": "loss", "rotate": 10.0, "shift": 0.1, "zoom": 0.1, "contrast": 0.1,
+          "brightness": 0.1, "size": "[9,9]", "micro_batch": 4}
+
+
+@pytest.fixture(scope="module")
+def never_stopped_varied(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("varied") / "run"
+    assert finish(label_options(data, out, "mlp", **VARIED), f"{out}.txt") == 0
+    return outcome(out)
+
+
+@pytest.mark.parametrize("place, number", [("before a step", 8), ("behind a step", 14), ("behind metrics", 4)])
+def test_killed_and_resumed_with_augmentation(place, number, data, never_stopped_varied, tmp_path):
+    """What the F1 did to the learning rate goes on too."""
+    rates = [line["learning_rate"] for line in never_stopped_varied[2]]
+    assert rates[2] == rates[0] > rates[-1]   # it fell, behind some of the kills and before others
+    out, text = tmp_path / "run", tmp_path / "output.txt"
+    assert finish(label_options(data, out, "mlp", **VARIED), text, (place, number)) == -signal.SIGKILL
+    assert finish(["--resume", out, "--device", "reference"], text) == 0, text.read_text()
+    assert outcome(out) == never_stopped_varied
 
 
 def test_a_grown_run_killed_before_its_first_checkpoint(older, tmp_path):

@@ -162,6 +162,16 @@ def take(image_set, train, validation, seed):
     return replace(image_set, split=split)
 
 
+def in_classes(image_set, classes):
+    """The same images with labels counted in `classes`; NnliteError where one of the set's is not among them."""
+    for name in image_set.classes:
+        if name not in classes:
+            raise expected(image_set.source, "images of the classes " + ", ".join(classes), f"'{name}'")
+    validate_labels(image_set.labels, image_set.classes, image_set.source)
+    numbers = np.array([classes.index(name) for name in image_set.classes], np.int32)
+    return replace(image_set, labels=numbers[image_set.labels], classes=tuple(classes))
+
+
 def statistics(images, rows, where="image statistics"):
     """(mean, std), each (C,) float32: of every channel of images[rows] over all pixels, in units of full scale (0..1).
 

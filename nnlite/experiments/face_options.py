@@ -6,7 +6,7 @@ from typing import NamedTuple
 from .. import presets, settings as settings_
 from ..data import collection, landmarks, synthetic, triplets
 from ..errors import expected
-from .options import QUICK, check_batch_size, check_count, whole_path
+from .options import QUICK, check_batch_size, check_count, sizes, whole_path
 
 BUILT_IN = {"built-in posed": synthetic.posed, "built-in spontaneous": synthetic.spontaneous}
 BUILT_IN_ITERATIONS = 20_000   # without a data file: a few minutes on two cores instead of the presets' 100 000
@@ -88,3 +88,13 @@ def shorten(chosen, iterations):
     if share < 1:
         chosen["anneal"] = round(chosen["anneal"] * share)
         chosen["validate_every"] = max(1, min(iterations, round(chosen["validate_every"] * max(share, 0.2))))
+
+
+def list_presets(names):
+    """The presets of these names as a table: a head, then a line each."""
+    yield f"{'preset':24}{'model':7}{'encoder':34}{'decoder':30}{'s^2':>8}{'lambda':>8}{'anneal':>8}  mode"
+    for name in names:
+        p = presets.PRESETS[name]
+        topological = f"{p['topological_variance']:g}" if p["model"] == "vae3" else "-"
+        yield (f"{name:24}{p['model']:7}{sizes(p['encoder']):34}{sizes(p['decoder']):30}"
+               f"{p['reconstruction_variance']:8g}{topological:>8}{p['anneal']:8}  {p['anneal_mode']}")

@@ -20,10 +20,13 @@ class FaceExperiment:
     """faces: Faces; triplets: split -> Triplets, needed by vae3; settings: see nnlite.settings."""
 
     options = ("triplets",)
-    criterion, criterion_label = "validation_elbo", "ELBO"
+    criterion, criterion_label, criterion_sign = "validation_elbo", "ELBO", 1
     zero_sums = {"loss_sum": 0.0, "steps": 0}
+    carried = {}
+    config_later = {}
     config_kinds = {"triplets": (str, type(None))}
     resolve, load = staticmethod(face_options.resolve), staticmethod(face_options.load)
+    list_presets = staticmethod(face_options.list_presets)
 
     @classmethod
     def from_config(cls, config, data, ops):
@@ -136,6 +139,9 @@ class FaceExperiment:
             parts["triplets"] = self._validate_triplets(self.triplets[split], len(rows))
         elbo = model.elbo_constant() - sum(parts.values())
         return {f"{split}_elbo": elbo, **{f"{split}_{name}": value for name, value in parts.items()}}
+
+    def validated(self, values):
+        """Nothing is learnt from a validation."""
 
     def _validate_triplets(self, triplets, points):
         """phi(Z, S) / lambda per point, the mean over M samples."""

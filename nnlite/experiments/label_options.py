@@ -1,38 +1,41 @@
 """Command lines and config.json of the classifiers: which images and classes, which settings, which other runs."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
 from .. import presets, settings as settings_
 from ..data import images, synthetic_images
+from ..data.images import in_classes
 from ..errors import expected
-from .options import QUICK, check_batch_size, check_count, whole_path
+from ..settings import LARGEST_IMAGE
+from .label_images import statistics
+from .options import QUICK, check_batch_size, check_count, sizes, whole_path
 
 BUILT_IN = {"built-in faces": synthetic_images.faces}
 BUILT_IN_EPOCHS = 8           # without a data file: about a minute on two cores
 CIFAR = (32, 32, 3)
-LARGEST = 4096                # pixels along an axis; more is a slip of the hand
 
 
 def load(config):
     """The ImageSet that a run was begun with, labels counted in the run's classes."""
-    image_set = load_images(config["data"], tuple(config["shape"][:2]) if config["resized"] else None)
+    image_set = load_images(config["data"], tuple(config["shape"][:2]) if config["resized"] else None,
+                            config["skip_broken"])
     if len(image_set.images) != config["images"]:
         raise expected(config["data"], f"the {config['images']} images that the run was begun with",
                        len(image_set.images))
     if image_set.images.shape[1:] != tuple(config["shape"]):
         raise expected(config["data"], f"images {tuple(config['shape'])}, as the run was begun with",
                        image_set.images.shape[1:])
-    return _prepared(image_set, config["classes"], config["settings"]["subset"], config["seed"])
+    return _prepared(image_set, config["classes"], config["settings"], config["seed"])
 
 
-def load_images(data, size):
-    """The ImageSet of a file or folder, images resized to size (H, W) unless that is None, or of a name in BUILT_IN."""
+def load_images(data, size, skip_broken):
+    """The ImageSet of a file or folder, or of a name in BUILT_IN; size: (H, W) to resize images to, or None."""
     if data in BUILT_IN and size is not None:
         raise expected("--resize", "a folder of images for each class", data)
-    return BUILT_IN[data]() if data in BUILT_IN else images.read(data, size=size)
+    return BUILT_IN[data]() if data in BUILT_IN else images.read(
+        data, size=size, skip_broken=skip_broken)
 
 
 def without_images(config):
@@ -45,24 +48,18 @@ def without_images(config):
 def size_of(text):
     """(H, W) of "48x64"; None for None."""
     numbers = [] if text is None else text.lower().split("x")
-    if text is not None and not (len(numbers) == 2 and all(n.isdecimal() and 1 <= int(n) <= LARGEST for n in numbers)):
-        raise expected("--resize", f"height x width from 1 to {LARGEST} pixels, as 48x48", f"'{text}'")
+    fits = [n.isdecimal() and 1 <= int(n) <= LARGEST_IMAGE for n in numbers]
+    if text is not None and fits != [True, True]:
+        raise expected("--resize", f"height x width from 1 to {LARGEST_IMAGE} pixels, as 48x48", f"'{text}'")
     return tuple(map(int, numbers)) or None
 
 
-def _prepared(image_set, classes, subset, seed):
-    """The set with labels counted in classes, and with few images if subset says so."""
+def _prepared(image_set, classes, settings, seed):
+    """The set with labels counted in classes, in other parts and with few images if the settings say so."""
     image_set = in_classes(image_set, classes)
-    return images.take(image_set, *subset, seed) if subset else image_set
-
-
-def in_classes(image_set, classes):
-    """The same images with labels counted in `classes`; NnliteError where one of the set's is not among them."""
-    for name in image_set.classes:
-        if name not in classes:
-            raise expected(image_set.source, "images of the classes " + ", ".join(classes), f"'{name}'")
-    numbers = np.array([classes.index(name) for name in image_set.classes], np.int32)
-    return replace(image_set, labels=numbers[image_set.labels], classes=tuple(classes))
+    if settings["split"]:
+        image_set = images.split_anew(image_set, *settings["split"][1:], seed)
+    return images.take(image_set, *settings["subset"], seed) if settings["subset"] else image_set
 
 
 def resolve(options, model):
@@ -72,7 +69,7 @@ def resolve(options, model):
     wanted = presets.PRESETS.get(options.preset, {})
     if options.data is None and wanted.get("kind") == "cifar":
         raise expected("--data", f"the CIFAR-10 batches that preset {options.preset} is for", "none")
-    image_set = load_images(data, size_of(options.resize))
+    image_set = load_images(data, size_of(options.resize), bool(options.skip_broken))
     kind = "cifar" if image_set.images.shape[1:] == CIFAR else "faces"
     preset = options.preset or presets.BEST.get((model, kind)) or presets.BEST[model, "faces"]
     chosen = settings_.choose_preset(preset, model)
@@ -81,16 +78,21 @@ def resolve(options, model):
     chosen.update(assigned)
     if chosen.pop("distilled", False) and options.teacher is None:
         raise expected("--teacher", f"the run whose probabilities {preset} learns from", "none")
+    if "alpha" in assigned and options.teacher is None:
+        raise expected("--set alpha", "--teacher RUN, beside which it is the labels' weight", "none")
+    if options.weights is not None and options.init_from is not None:
+        raise expected("--weights", "a file or --init-from RUN to begin with", "both")
     classes = _classes(options, model, image_set)
     for other in filter(None, (options.init_from, options.teacher)):
         check_shape(other, image_set)
-    image_set = _prepared(image_set, classes, chosen["subset"], options.seed)
+    image_set = _prepared(image_set, classes, chosen, options.seed)
     check_batch_size(chosen, len(image_set.split["train"]), "images")
     _set_length(chosen, assigned, options, data in BUILT_IN, len(image_set.split["train"]))
     task = {"data": whole_path(data, BUILT_IN), "images": len(image_set.images),
             "shape": list(image_set.images.shape[1:]), "resized": options.resize is not None, "classes": classes,
             **_pixels(chosen, image_set), "init_from": whole_path(options.init_from), "add_class": options.add_class,
-            "teacher": whole_path(options.teacher)}
+            "teacher": whole_path(options.teacher), "weights": whole_path(options.weights),
+            "skip_broken": bool(options.skip_broken)}
     return preset, task, chosen, image_set
 
 
@@ -102,11 +104,9 @@ def check_shape(path, image_set):
 
 
 def _pixels(settings, image_set):
-    """Mean and deviation of the training pixels, kept so that a run can judge images without those it learnt from."""
-    if settings["normalise"] == "raw":
-        return {"pixel_mean": None, "pixel_std": None}
-    mean, std = images.statistics(image_set.images, image_set.split["train"], image_set.source)
-    return {"pixel_mean": mean.tolist(), "pixel_std": std.tolist()}
+    """Mean and deviation of the pixels, kept so that a run can judge images without those it learnt from."""
+    found = [part if part is None else list(map(float, part)) for part in statistics(settings["normalise"], image_set)]
+    return {"pixel_mean": found[0], "pixel_std": found[1]}
 
 
 def _classes(options, model, image_set):
@@ -144,7 +144,7 @@ def _set_length(chosen, assigned, options, built_in, rows):
     if epochs is None and iterations is None and options.quick:
         iterations = QUICK["iterations"]
     if epochs is None and iterations is None and built_in:
-        epochs = BUILT_IN_EPOCHS
+        epochs = min(BUILT_IN_EPOCHS, chosen["epochs"])
     if iterations is None:
         iterations = (epochs or chosen["epochs"]) * epoch
     every = min(epoch, iterations)
@@ -155,3 +155,26 @@ def _set_length(chosen, assigned, options, built_in, rows):
 
 def steps_per_epoch(settings, rows):
     return math.ceil(rows / settings["batch_size"])
+
+
+SHOWN = "train", "validation", "test", "f1", "production"   # of the published figures
+
+
+def list_presets(names):
+    """The presets of these names as a table: a head, then a line each."""
+    yield (f"{'preset':28}{'model':17}{'data':7}{'sizes':20}{'optimiser':10}{'rate':>10}{'decay':>10}{'L2':>9}"
+           f"{'batch':>6}{'epochs':>7}  {'pixels':10}{'varied':8}published")
+    for name in names:
+        p = presets.PRESETS[name]
+        decay = f"{p['inverse_decay']:g}/it" if p["inverse_decay"] else f"{p['lr_decay']:g}/ep"
+        published = ", ".join(f"{part} {presets.PUBLISHED[name][part]:.3f}" for part in SHOWN
+                              if part in presets.PUBLISHED[name])
+        yield (f"{name:28}{p['model']:17}{p['kind']:7}{_sizes(p):20}{p['optimiser']:10}{p['learning_rate']:10g}"
+               f"{decay:>10}{p['l2']:9g}{p['batch_size']:6}{p['epochs']:7}  {p['normalise']:10}"
+               f"{'yes' if p['rotate'] or p['flip'] else 'no':8}{published}").rstrip()
+
+
+def _sizes(preset):
+    if "width" in preset:
+        return f"w{preset['width']:g} d{preset['depth']:g} top{preset['top_filters']}"
+    return sizes(preset.get("filters", []), preset.get("hidden", [])) or "-"

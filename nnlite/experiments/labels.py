@@ -1,6 +1,7 @@
 """Classifiers of images: a batch of images and labels in, one optimiser step out."""
 
 import math
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -9,55 +10,73 @@ from ..data import images as image_data
 from ..data.batches import Batches
 from ..errors import expected
 from ..models import MODELS
-from ..ops.reference import ReferenceOps
 from ..optim import OPTIMISERS, InverseTime, StepDecay
-from ..rng import Rng
 from ..settings import SHAPES
-from . import label_options
+from . import label_options, parts
+from .label_images import LabelImages, seen_shape
 
-CHUNK = 200      # images evaluated at once
-HALF = 2 ** 31   # of the 32-bit words: a word below flips an image
+CHUNK = 200     # images evaluated at once
+FALL = 0.1      # of the validation F1, above which f1_decay applies
 
 
 class LabelExperiment:
     """data: ImageSet, its classes those of the model; settings: see nnlite.settings.
 
     init_from: the folder of a run of the same model whose best parameters (and running statistics) restart() begins
-    with; grown: its output layer is one unit smaller. teacher: the folder of a run of a classifier, whose probabilities
-    are learnt beside the labels, these with the weight settings["alpha"]. pixels: mean and deviation of the training
-    pixels, each (C,), in units of full scale, where they are known.
+    with; grown: its output layer is one unit smaller. weights: a file of published parameters that restart() begins
+    with (see nnlite.weights). teacher: the folder of a run of a classifier, whose probabilities are learnt beside the
+    labels, these with the weight settings["alpha"]. pixels: mean and deviation of the training pixels, each (C,), in
+    units of full scale, where they are known.
+
+    A batch larger than settings["micro_batch"] is done in parts whose gradients add up to that of the whole batch's
+    mean loss. What belongs to a part alone is its batch norm, by the mean and variance of its images, and its dropout.
     """
 
-    options = "epochs", "resize", "init_from", "add_class", "teacher"
-    criterion, criterion_label = "validation_accuracy", "accuracy"
+    options = "epochs", "resize", "init_from", "add_class", "teacher", "weights", "skip_broken"
+    criterion_sign = 1
     zero_sums = {"loss_sum": 0.0, "steps": 0, "hits": 0}
+    config_later = {"weights": None, "skip_broken": False}
     config_kinds = {"images": int, "shape": [int], "resized": bool, "classes": [str],
                     **dict.fromkeys(("pixel_mean", "pixel_std"), (list, type(None))),
-                    **dict.fromkeys(("init_from", "add_class", "teacher"), (str, type(None)))}
+                    **dict.fromkeys(("init_from", "add_class", "teacher", "weights"), (str, type(None))),
+                    "skip_broken": bool}
     resolve, load = staticmethod(label_options.resolve), staticmethod(label_options.load)
+    list_presets = staticmethod(label_options.list_presets)
 
     @classmethod
     def from_config(cls, config, data, ops):
         return cls(config["settings"], data, ops, dtype=config["dtype"], seed=config["seed"],
-                   init_from=config["init_from"], grown=config["add_class"] is not None, teacher=config["teacher"],
-                   pixels=(config["pixel_mean"], config["pixel_std"]))
+                   init_from=config["init_from"], grown=config["add_class"] is not None, weights=config["weights"],
+                   teacher=config["teacher"], pixels=(config["pixel_mean"], config["pixel_std"]))
 
-    def __init__(self, settings, data, ops, *, dtype="float32", seed=0, init_from=None, grown=False, teacher=None,
-                 pixels=(None, None)):
+    def __init__(self, settings, data, ops, *, dtype="float32", seed=0, init_from=None, grown=False, weights=None,
+                 teacher=None, pixels=(None, None)):
+        image_data.validate_labels(data.labels, data.classes, data.source)
         self.settings, self.data, self.ops, self.classes = settings, data, ops, tuple(data.classes)
-        self.init_from, self.grown, self.teacher, self.pixels = init_from, grown, teacher, pixels
-        name = settings["model"]
-        self.model = MODELS[name](shape=data.images.shape[1:], classes=len(self.classes),
+        self.init_from, self.grown, self.weights, self.teacher = init_from, grown, weights, teacher
+        self._watch(settings["watch"])
+        name, shape = settings["model"], seen_shape(settings, data.images.shape[1:])
+        self.model = MODELS[name](shape=shape, classes=len(self.classes),
                                   **{key: settings[key] for key in SHAPES[name]}).build(ops, dtype=dtype, seed=seed)
         self._scale_weights()
         momentum = {"momentum": settings["momentum"]} if settings["optimiser"] == "sgd" else {}
         self.optimiser = OPTIMISERS[settings["optimiser"]](
-            self.model.parameters, lr=settings["learning_rate"], decay=settings["l2"], **momentum)
-        self._place_data(dtype, seed)
+            self.model.parameters, lr=settings["learning_rate"], decay=settings["l2"],
+            frozen=frozen(self.model, settings["freeze"]), **momentum)
+        self.images = LabelImages(settings, data, ops, dtype=dtype, seed=seed, pixels=pixels)
+        self._place_labels(dtype, seed)
+        self.carried = {"rate_factor": 1.0, "last_f1": 0.0}   # of the F1 rule, from one validation to the next
+        self.told = []                                        # what restart() found out, in lines for people
         self._step = ops.capture(self._forward_backward_update)   # a list of kernel calls, or a CUDA graph
 
-    def _place_data(self, dtype, seed):
-        """Images on the device, and buffers at fixed places for what changes from step to step."""
+    def _watch(self, name):
+        """Which validation value picks the best parameters; the loss with its sign turned, so that the largest is."""
+        self.criterion, self.criterion_label = f"validation_{name}", name
+        if name == "loss":
+            self.criterion, self.criterion_sign = "validation_minus_loss", -1
+
+    def _place_labels(self, dtype, seed):
+        """Buffers at fixed places for what changes from step to step, and how the batches are drawn."""
         ops, data, settings = self.ops, self.data, self.settings
         self.train_rows = data.split["train"]
         B = settings["batch_size"]
@@ -65,29 +84,29 @@ class LabelExperiment:
         self.rates = (StepDecay(settings["learning_rate"], factor=settings["lr_decay"], every=self.steps_per_epoch),
                       InverseTime(1.0, decay=settings["inverse_decay"]))
         self.batches = Batches(len(self.train_rows), B, seed=seed, name="batches")
-        self.chances = Rng(ReferenceOps(), seed)   # of flips and moves, drawn on the host
-        self.images = ops.asarray(data.images)
-        self.shift, self.scale = (ops.asarray(part, dtype) for part in self._normalisation())
-        self.rows, self.labels = ops.zeros((B,), "int32"), ops.zeros((B,), "int32")
-        self.flip, self.moves = ops.zeros((B,), "uint8"), ops.zeros((B, 2), "int32")
-        self.class_weight = None
+        self.labels = ops.zeros((B,), "int32")
+        self.weights_of_classes, self.class_weight = np.ones(len(self.classes)), None
         if settings["class_weights"] == "balanced" and len(self.train_rows):
-            self.class_weight = ops.asarray(balanced(data.labels[self.train_rows], len(self.classes)), dtype)
+            self.weights_of_classes = balanced(data.labels[self.train_rows], len(self.classes))
+            self.class_weight = ops.asarray(self.weights_of_classes, dtype)
         self.soft = ops.zeros((B, len(self.classes)), dtype) if self.teacher else None
         self._teachers_probabilities = None   # (n_train, K), when they are needed
+        self.share = ops.zeros((B,), dtype)   # of the batch's loss, for each image that of its part
+        self._cut(settings["micro_batch"] or B)
 
-    def _normalisation(self):
-        """(shift, scale), each (C,): pixels 0-255 as x = (pixel - shift) scale."""
-        channels = self.data.images.shape[3]
-        if self.settings["normalise"] == "raw":
-            return np.zeros(channels), np.ones(channels)
-        known = self.pixels if self.pixels[0] else image_data.statistics(self.data.images, self.train_rows)
-        mean, std = (np.asarray(part, np.float64) for part in known)
-        return 255 * mean, 1 / (255 * std) if self.settings["normalise"] == "standard" else np.ones(channels)
+    def _cut(self, size):
+        """From now on a batch is done in parts of this many images."""
+        self.parts = parts.slices(self.settings["batch_size"], size)
+        self.shares = [1.0] * len(self.parts)
 
     def restart(self):
-        """Everything as it was before the first step."""
-        model = self.model
+        """Everything as it was before the first step. Where settings["micro_batch"] is 0 it becomes what the memory
+        holds, and stays that, also in a run's config.json: batch norm and the order of sums depend on it."""
+        model, settings, self.told = self.model, self.settings, []
+        if not settings["micro_batch"]:
+            settings["micro_batch"], reason = parts.largest(settings["batch_size"], self.ops, self._try)
+            self._cut(settings["micro_batch"])
+            self.told.append(f"memory: {reason}")
         model.rng.set_step(0)
         model.parameters.initialise(model.rng)
         self._scale_weights()
@@ -96,12 +115,21 @@ class LabelExperiment:
                 getattr(layer, attribute)[...] = fill
         for array in self.optimiser.state().values():
             array[...] = 0
+        self.carried.update(rate_factor=1.0, last_f1=0.0)
+        if self.weights is not None:
+            from .. import weights   # here: most runs have none
+            self.told += weights.load(self.weights, model, settings["model"]).lines()
         if self.init_from is not None:
             output = model.layers[-1].name
             checkpoint.load(f"{self.init_from}/best.h5", model,
                             growing=(f"{output}.W", f"{output}.b") if self.grown else ())
         if self.teacher is not None:
             self._ask_teacher()
+
+    def _try(self, count):
+        """Forward and backward of so many images, for the memory that they take."""
+        self.model.zero_grad()
+        self._part(slice(0, count))
 
     def _scale_weights(self):
         """Smaller or larger first weights than the layers' own; biases and norms stay."""
@@ -123,36 +151,46 @@ class LabelExperiment:
 
     def prepare(self, iteration):
         """Put everything that depends on the iteration where forward_backward() finds it."""
-        chosen, ops = self.batches.rows(iteration), self.ops
+        chosen, ops, B = self.batches.rows(iteration), self.ops, self.settings["batch_size"]
         rows = self.train_rows[chosen]
-        ops.copy_into(self.rows, rows)
-        ops.copy_into(self.labels, self.data.labels[rows])
-        self.chances.set_step(iteration)
-        if self.settings["flip"]:
-            words = self.chances.ops.random_words(1, len(rows), self.chances.key("flips"))[0]
-            ops.copy_into(self.flip, words < HALF)
-        if self.settings["move"]:
-            words, most = self.chances.ops.random_words(len(rows), 2, self.chances.key("moves")), self.settings["move"]
-            ops.copy_into(self.moves, (words.astype(np.uint64) * (2 * most + 1) >> 32).astype(np.int32) - most)
+        labels = self.data.labels[rows]
+        self.images.prepare(iteration, rows, (iteration * B + np.arange(B)) // len(self.train_rows))
+        ops.copy_into(self.labels, labels)
         if self.teacher is not None:
             ops.copy_into(self.soft, self._ask_teacher()[chosen])
-        self.model.rng.set_step(iteration)
+        if len(self.parts) > 1:
+            weight = self.weights_of_classes[labels]
+            self.shares = [weight[part].sum() / weight.sum() for part in self.parts]
+            ops.copy_into(self.share, np.repeat(self.shares, [part.stop - part.start for part in self.parts]))
+        self.model.rng.set_step(iteration * len(self.parts))
         self.optimiser.set_lr(self.rate(iteration))
 
     def rate(self, iteration):
-        """The learning rate: of the epoch, and falling with 1/t."""
-        return math.prod(rate(iteration) for rate in self.rates)
+        """The learning rate: of the epoch, falling with 1/t, and with the falls of the validation F1."""
+        return self.carried["rate_factor"] * math.prod(rate(iteration) for rate in self.rates)
 
     def forward_backward(self):
-        """Loss and hits of the prepared batch, and the gradients of the loss."""
-        ops, settings = self.ops, self.settings
+        """Loss and hits of the prepared batch, and the gradients of the loss; of several parts the terms of each."""
         self.model.zero_grad()
-        x = ops.image_batch(self.images, self.rows, self.flip, self.moves, self.shift, self.scale, self.model.dtype)
-        logits = self.model.forward(x, train=True)
+        if len(self.parts) == 1:
+            return self._part(self.parts[0])
+        terms = {}
+        for number, part in enumerate(self.parts, 1):
+            terms.update({f"{name} of part {number}": value for name, value in self._part(part).items()})
+            self.ops.increment(self.model.rng.step)   # dropout draws anew for each part
+        return terms
+
+    def _part(self, part):
+        """Loss and hits of a slice of the prepared batch; its gradients are added, by its share of the batch's loss."""
+        ops, settings, labels = self.ops, self.settings, self.labels[part]
+        logits = self.model.forward(self.images.batch(part), train=True)
+        soft, alpha = (None, 1.0) if self.soft is None else (self.soft[part], settings["alpha"])
         loss, dlogits = losses.softmax_cross_entropy(
-            ops, logits, self.labels, class_weight=self.class_weight, smoothing=settings["smoothing"], soft=self.soft,
-            alpha=1.0 if self.soft is None else settings["alpha"])
-        hits = ops.hits(logits, self.labels)
+            ops, logits, labels, class_weight=self.class_weight, smoothing=settings["smoothing"], soft=soft,
+            alpha=alpha)
+        hits = ops.hits(logits, labels)
+        if len(self.parts) > 1:
+            dlogits = ops.scale_samples(dlogits, self.share[part])
         self.model.backward(dlogits, need_dx=False)
         return {"loss": loss, "hits": hits}
 
@@ -172,8 +210,10 @@ class LabelExperiment:
     # -- what a run tells ----------------------------------------------------------------------------------------
 
     def sums(self, terms):
-        """What a step adds to zero_sums."""
-        return {"loss_sum": float(terms["loss"]), "steps": 1, "hits": int(terms["hits"])}
+        """What a step adds to zero_sums; terms: of the step that was prepared last."""
+        values = list(map(float, terms.values()))
+        loss = math.fsum(share * value for share, value in zip(self.shares, values[::2]))
+        return {"loss_sum": loss, "steps": 1, "hits": int(sum(values[1::2]))}
 
     def line(self, done, sums):
         """What metrics.jsonl says about the steps since the last validation."""
@@ -188,32 +228,42 @@ class LabelExperiment:
         return done >= self.settings["iterations"] or 0 < patience <= done - best_iteration
 
     def validate(self, split="validation"):
-        """Cross entropy (plain, whatever the training loss is), accuracy and macro F1 of a split: {name: number}."""
+        """Cross entropy (plain, whatever the training loss is), accuracy and macro F1 of a split: {name: number}; where
+        the loss is watched also what is watched, its negative."""
         rows, loss, predicted = self.data.split[split], 0.0, []
-        for start in range(0, len(rows), CHUNK):
-            some = rows[start:start + CHUNK]
+        for chunk in self._chunks(len(rows)):
+            some = rows[chunk]
             logits = self.model.forward(self.normalise(self.data.images[some]))
             value, _ = losses.softmax_cross_entropy(self.ops, logits, self.ops.asarray(self.data.labels[some]))
             loss += float(value) * len(some) / len(rows)
             predicted.append(self.ops.to_host(logits).argmax(1))
         truth, predicted = self.data.labels[rows], np.concatenate(predicted)
         f1 = metrics.per_class(metrics.confusion_matrix(truth, predicted, len(self.classes)))[2]
-        return {f"{split}_loss": loss, f"{split}_accuracy": metrics.accuracy(truth, predicted),
-                f"{split}_f1": metrics.mean_of_defined(f1)}
+        values = {f"{split}_loss": loss, f"{split}_accuracy": metrics.accuracy(truth, predicted),
+                  f"{split}_f1": metrics.mean_of_defined(f1)}
+        return {**values, f"{split}_minus_loss": -loss} if self.settings["watch"] == "loss" else values
+
+    def _chunks(self, count):
+        """Slices of so many rows that are evaluated at once: no more than what training has the memory for."""
+        return parts.slices(count, CHUNK if len(self.parts) == 1 else min(CHUNK, self.settings["micro_batch"]))
+
+    def validated(self, values):
+        """Learn from what validate() found: where the F1 fell by more than 10 %, the learning rate falls too."""
+        if values["validation_f1"] < (1 - FALL) * self.carried["last_f1"]:
+            self.carried["rate_factor"] *= self.settings["f1_decay"]
+        self.carried["last_f1"] = values["validation_f1"]
 
     def normalise(self, images):
         """uint8 images (n, H, W, C) as the array that model.forward takes."""
-        ops, n = self.ops, len(images)
-        return ops.image_batch(ops.asarray(images), ops.asarray(np.arange(n, dtype=np.int32)), ops.zeros((n,), "uint8"),
-                               ops.zeros((n, 2), "int32"), self.shift, self.scale, self.model.dtype)
+        return self.images.plain(images)
 
     def probabilities(self, images):
         """(n, K) float32 NumPy: softmax of the model for uint8 images (n, H, W, C)."""
         found = np.empty((len(images), len(self.classes)), np.float32)
-        for start in range(0, len(images), CHUNK):
-            z = self.ops.to_host(self.model.forward(self.normalise(images[start:start + CHUNK]))).astype(np.float64)
+        for chunk in self._chunks(len(images)):
+            z = self.ops.to_host(self.model.forward(self.normalise(images[chunk]))).astype(np.float64)
             e = np.exp(z - z.max(1, keepdims=True))
-            found[start:start + CHUNK] = e / e.sum(1, keepdims=True)
+            found[chunk] = e / e.sum(1, keepdims=True)
         return found
 
     def describe(self, run):
@@ -221,14 +271,36 @@ class LabelExperiment:
         s, config = self.settings, run.config
         counts = ", ".join(f"{len(rows)} {name}" for name, rows in self.data.split.items())
         shape = "x".join(map(str, self.data.images.shape[1:]))
-        lines = [f"data: {config['data']}: images {shape} of {len(self.classes)} classes ({counts})",
+        parted = "" if not s["split"] else "; parts drawn anew, {:.0%} / {:.0%} / {:.0%}".format(*s["split"])
+        lines = [f"data: {config['data']}: images {shape} of {len(self.classes)} classes ({counts}{parted})",
                  f"training: {s['epochs']} epochs of {self.steps_per_epoch} batches of {s['batch_size']}, "
-                 f"{s['optimiser']}, learning rate {s['learning_rate']:g}"]
+                 f"{s['optimiser']}, learning rate {s['learning_rate']:g}", *self.images.describe(), *self._rules()]
+        if self.weights is not None:
+            lines.append(f"begins with the parameters in {self.weights}")
         if self.init_from is not None:
             lines.append(f"begins with the parameters of {self.init_from}" +
                          (f", and the new class '{self.classes[-1]}'" if self.grown else ""))
         if self.teacher is not None:
             lines.append(f"teacher: {self.teacher}, with weight {1 - s['alpha']:g}")
+        if len(self.parts) > 1:
+            own = ", each with its own batch norm" if self.model.state else ""
+            lines.append(f"batches are done in {len(self.parts)} parts of {s['micro_batch']} images{own}")
+        return lines + self.told
+
+    def _rules(self):
+        """What picks the best parameters, ends the run, moves the learning rate and does not learn, in lines."""
+        s, lines = self.settings, []
+        if s["watch"] != "accuracy" or s["patience"]:
+            ends = f", which ends the run after {s['patience']} epochs without a better one" if s["patience"] else ""
+            lines.append(f"the best epoch is that of the best validation {s['watch']}{ends}")
+        if s["f1_decay"] < 1:
+            lines.append(f"learning rate x {s['f1_decay']:g} where the validation F1 fell by more than {FALL:.0%}")
+        if s["class_weights"] == "balanced":
+            lines.append("class weights: " + ", ".join(
+                f"{name} {weight:.3g}" for name, weight in zip(self.classes, self.weights_of_classes)))
+        if s["freeze"]:
+            learning = sum((stop - start) * int(moves) for start, stop, (_, moves) in self.optimiser.ranges)
+            lines.append(f"frozen: {', '.join(s['freeze'])}; {learning:,} parameters learn")
         return lines
 
     @staticmethod
@@ -244,6 +316,22 @@ class LabelExperiment:
         else:
             size = run.config["shape"][:2] if run.config["resized"] else None
             report_labels.evaluate(run, data=image_data.read(other, size=size))
+
+
+def frozen(model, patterns):
+    """entry -> whether a pattern names that parameter of the model; marks the layers that do not learn at all, below
+    which no gradient is computed. Running statistics go on following the images."""
+    table = model.parameters.table
+    for pattern in patterns:
+        if not any(fnmatchcase(entry.name, pattern) for entry in table):
+            raise expected("--set freeze", f"patterns of names of parameters, as {table[0].name}",
+                           f"'{pattern}', which none has")
+    names = {entry.name for entry in table if any(fnmatchcase(entry.name, pattern) for pattern in patterns)}
+    if len(names) == len(table):
+        raise expected("--set freeze", "patterns that leave something to learn", ", ".join(patterns))
+    for entry in table:
+        entry.owner.frozen = all(other.name in names for other in table if other.owner is entry.owner)
+    return lambda entry: entry.name in names
 
 
 def balanced(labels, classes):

@@ -25,3 +25,8 @@ def check_batch_size(settings, rows, what):
     if settings["batch_size"] > most:
         raise expected("--set batch_size", f"at most {most}, {MOST_PASSES} times the training {what}",
                        settings["batch_size"])
+
+
+def sizes(*parts):
+    """A number, or lists and numbers one after the other, as 400-300-30."""
+    return "-".join(str(n) for part in parts for n in (part if isinstance(part, list) else [part]))

@@ -36,6 +36,7 @@ class Layer:
         self.ops = None
         self.rng = None
         self._kept = None
+        self.frozen = False     # whether nobody asks for the gradients of its own parameters
         self.written = set()    # parameters whose gradient has been written since zero_grad(): adding starts there
 
     # -- declaring ---------------------------------------------------------------------------------------------

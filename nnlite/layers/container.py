@@ -33,8 +33,8 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy, *, need_dx=True):
-        """Without need_dx it ends at the first layer that has parameters."""
-        first = 0 if need_dx else self.first_with_parameters()
+        """Without need_dx it ends at the first layer that learns."""
+        first = 0 if need_dx else self.first_that_learns()
         for layer in reversed(self.layers[first:]):
             last = layer is self.layers[first] and not need_dx
             dy = layer.backward(dy, need_dx=False) if last and layer.can_skip_dx else layer.backward(dy)
@@ -43,10 +43,11 @@ class Sequential(Layer):
                 part.drop()
         return dy if need_dx else None
 
-    def first_with_parameters(self):
-        """The number of the first layer that has parameters; of the last layer where none has."""
-        having = (i for i, layer in enumerate(self.layers) if any(part.param_specs for _, part in layer.walk()))
-        return next(having, len(self.layers) - 1)
+    def first_that_learns(self):
+        """The number of the first layer with parameters that are not frozen; of the last layer where none has any."""
+        learns = (i for i, layer in enumerate(self.layers)
+                  if any(part.param_specs and not part.frozen for _, part in layer.walk()))
+        return next(learns, len(self.layers) - 1)
 
 
 class Residual(Layer):
