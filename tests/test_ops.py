@@ -448,6 +448,27 @@ def test_image_batch_number_by_number(fast, dtype):
 
 
 @both_dtypes
+@pytest.mark.parametrize("C", [1, 3])
+def test_warp_batch(fast, dtype, C):
+    """Turned, straight, far outside; larger and smaller than the kept images; rows and maps not in C order."""
+    def work(ops, draws):
+        images = draws.give(np.random.default_rng(C).integers(0, 256, (7, 9, 12, C)), "uint8")
+        rows = draws.give([3, 0, 0, 6, 1], "int32")
+        maps = draws.give(np.random.default_rng(C).normal([0.9, 0.2, 1], 0.5, (5, 2, 3)), "float32")
+        straight = draws.give([[[0.7, 0, -0.4], [0, 1.3, 0.2]]] * 5, "float32")
+        tone = draws.give([[1, 0], [1.3, 0.1], [0.5, -0.2], [0, 0], [2, 0]], "float32")
+        shift, scale = draws.give(100 + np.arange(C)), draws.give(1 / (50 + np.arange(C)))
+        same = draws.give([[1, 0]] * 5, "float32")
+        return (ops.warp_batch(images, rows, maps, tone, shift, scale, (9, 12), dtype),
+                ops.warp_batch(images, rows, straight, tone, shift, scale, (14, 7), dtype),
+                *(ops.warp_batch(images, rows[1:4], some[1:4], tone[1:4], shift, scale, (9, 12), dtype)
+                  for some in (maps, straight)),          # pieces begin within an image
+                ops.warp_batch(images, rows[::-1], maps[::-1], same, shift, scale, (5, 20), dtype),
+                ops.warp_batch(images[::2], rows[2:3], straight[:1], tone[1:2], shift, scale, (1, 1), dtype))
+    agree(work, fast, dtype, {"float32": 2e-5, "float64": 1e-12}[dtype])   # a place of 20 pixels is exact to 1e-6
+
+
+@both_dtypes
 def test_hits_count_the_first_of_the_largest(fast, dtype):
     """Rows 0 and 1 tie: only the first of the largest counts. Row 4: the largest is negative."""
     logits = [[1, 3, 3], [1, 3, 3], [2, 2, 2], [0, 1, 2], [-3, -1, -2], [5, 4, 5]]
@@ -540,6 +561,77 @@ def test_max_pool_with_nan(fast, dtype):
             results += [ops.asarray(np.nan_to_num(ops.to_host(y), nan=99)), place]
         return results
     agree(work, fast, dtype)
+
+
+# -- residuals, scaled samples and channels, tokens ------------------------------------------------------------------
+
+@both_dtypes
+@pytest.mark.parametrize("N, H, W, C", [(1, 1, 1, 1), (2, 5, 7, 3), (3, 12, 11, 17), (7, 2, 3, 600)])
+def test_residuals_and_scales(fast, dtype, N, H, W, C):
+    def work(ops, draws):
+        shape, results = (N, H, W, C), []
+        m, s = draws("m", N), draws("s", N, C)
+        for x, dy in ((draws("x", *shape), draws("dy", *shape)), (draws.turned("x", *shape), draws("dy", *shape))):
+            results += [ops.add_relu(x, dy), ops.relu_backward(dy, x), ops.relu_backward(dy, ops.add_relu(x, dy)),
+                        ops.scale_samples(x, m), ops.scale_samples(x.reshape(N, H * W, C), m),
+                        ops.scale_channels(x, s), *ops.scale_channels_backward(dy, x, s)]
+        return results
+    agree(work, fast, dtype)
+
+
+def test_add_relu_keeps_nan(fast):
+    got = fast.to_host(fast.add_relu(fast.asarray([math.nan, 1.0, -3.0]), fast.asarray([1.0, 1.0, 1.0])))
+    np.testing.assert_array_equal(got, [math.nan, 2, 0])
+
+
+@both_dtypes
+@pytest.mark.parametrize("N, H, W, C, size", [(1, 1, 1, 1, 1), (3, 4, 6, 3, 2), (2, 15, 10, 17, 5), (2, 8, 8, 1, 8)])
+def test_patches(fast, dtype, N, H, W, C, size):
+    def work(ops, draws):
+        x, dy = draws("x", N, H, W, C), draws("dy", N, H * W // size ** 2, size ** 2 * C)
+        return (ops.patches(x, size), ops.patches_backward(dy, x.shape, size), ops.patches(x[:, ::-1], size),
+                ops.patches_backward(dy[::-1], x.shape, size))
+    agree(work, fast, dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("N, T, D", [(1, 1, 1), (3, 4, 5), (9, 7, 33)])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_tokens(fast, dtype, N, T, D, accumulate):
+    """Gradients that are written may have held NaN."""
+    def work(ops, draws):
+        x, token, P = draws("x", N, T, D), draws("c", D), draws("P", T, D)
+        old = 1 if accumulate else math.nan
+        dtoken, dP = old * (ops.zeros((D,), dtype) + draws("dc", D)), old * (ops.zeros((T, D), dtype) + P)
+        ops.sum_samples(x, dP, accumulate)
+        dx = ops.prepend_token_backward(draws("dy", N, T + 1, D), dtoken, accumulate)
+        return (ops.prepend_token(x, token), dx, dtoken, dP, ops.take_token(x, T - 1), ops.take_token(x, 0),
+                ops.take_token_backward(draws("dz", N, D), T, T // 2), ops.add_to_samples(x, P),
+                ops.add_to_samples(draws.turned("x", N, T, D), P), ops.take_token(draws.turned("x", N, T, D), 0))
+    agree(work, fast, dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("R, D", [(1, 1), (3, 5), (2, 768), (41, 130)])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_layer_norm(fast, dtype, R, D, accumulate):
+    def work(ops, draws):
+        x, dy, g, b = 3 * draws("x", R, D) + 1, draws("dy", R, D), draws("g", D), draws("b", D)
+        y, mean, inv_std = ops.layer_norm(x, g, b, 0.01)
+        old = 1 if accumulate else math.nan
+        dg, db = old * (ops.zeros((D,), dtype) + g), old * (ops.zeros((D,), dtype) + b)
+        dx = ops.layer_norm_backward(dy, x, mean, inv_std, g, dg, db, accumulate)
+        y3, _, _ = ops.layer_norm(x.reshape(R, 1, D), g, b, 0.01)
+        return y, mean, inv_std, dx, dg, db, y3
+    agree(work, fast, dtype, close=5e-6 if dtype == "float32" else None, floor=1)
+
+
+@pytest.mark.parametrize("mean", [0, 1e4])
+def test_layer_norm_far_from_zero(fast, mean):
+    """The variance does not suffer from a mean that is ten thousand times as large."""
+    x = (np.random.default_rng(8).normal(size=(5, 768)) + mean).astype("float32")
+    _, _, inv_std = fast.layer_norm(fast.asarray(x), *(fast.asarray(np.ones(768, "float32")) for _ in range(2)), 1e-12)
+    np.testing.assert_allclose(fast.to_host(inv_std), 1 / x.astype("float64").std(1), rtol=3e-7)
 
 
 # -- activations ------------------------------------------------------------------------------------------------------

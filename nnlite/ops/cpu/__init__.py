@@ -9,10 +9,13 @@ import numpy as np
 from ..pool import Pool
 from ..reference import ReferenceOps, keep_threshold, out_size
 from . import threads  # first: it sets up the threads of what the others load
-from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, philox, pooling
+from . import attention as attention_kernels
+from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, philox, pooling, scaling
 from . import images as image_kernels
 from . import labels as label_kernels
+from . import layer_norm as layer_norm_kernels
 from . import skinny as skinny_kernels
+from . import tokens as token_kernels
 from .block import lanes, padded
 from .elementwise import CODES
 from .notice import announce_compilation
@@ -67,6 +70,15 @@ class CpuOps(ReferenceOps):
             yield
         finally:
             self._tape, self.empty = None, self._pool.empty
+
+    def bytes_of(self, step):
+        pool = Pool()
+        self.empty = pool.empty
+        try:
+            step()
+        finally:
+            self.empty = self._pool.empty
+        return pool.nbytes()
 
     # -- arrays --------------------------------------------------------------------------------------------------
 
@@ -246,7 +258,7 @@ class CpuOps(ReferenceOps):
             self.fill(mask, 1)
         return y, mask
 
-    # -- images: pooling, batch norm, labels ---------------------------------------------------------------------
+    # -- images: pooling, batch norm -----------------------------------------------------------------------------
 
     def image_batch(self, images, rows, flip, moves, shift, scale, dtype):
         out = self.empty((len(rows), *images.shape[1:]), dtype)
@@ -339,6 +351,116 @@ class CpuOps(ReferenceOps):
         self.launch(norm.norm_pool_backward, self._plain(dy), self._plain(place), self._plain(x), mean, inv_std, g,
                     dg, db, dx, accumulate, self._channel_sums(x))
         return dx
+
+    # -- blocks of convolutions ------------------------------------------------------------------------------------
+
+    def add_relu(self, a, b):
+        return self._pairwise(elementwise.add_relu, a, b)
+
+    def relu_backward(self, dy, y):
+        return self._pairwise(elementwise.relu_backward, dy, y)
+
+    def scale_samples(self, x, m):
+        y = self.empty(x.shape, x.dtype)
+        self.launch(scaling.scale_samples, self._samples(x), self._plain(m), self._samples(y), self._chunks(x.size))
+        return y
+
+    def _samples(self, x):
+        """x (N, ...) as (N, M)."""
+        return self._plain(x).reshape(len(x), math.prod(x.shape[1:]))
+
+    def scale_channels(self, x, s):
+        y = self.empty(x.shape, x.dtype)
+        self.launch(scaling.scale_channels, self._samples(x), self._plain(s), self._samples(y), self._chunks(x.size))
+        return y
+
+    def scale_channels_backward(self, dy, x, s):
+        dx, ds = self.empty(x.shape, x.dtype), self.empty(s.shape, s.dtype)
+        self.launch(scaling.scale_channels_backward, self._samples(dy), self._samples(x), self._plain(s),
+                    self._samples(dx), ds, self._chunks(x.size))
+        return dx, ds
+
+    # -- tokens --------------------------------------------------------------------------------------------------
+
+    def patches(self, x, size):
+        N, H, W, C = x.shape
+        y = self.empty((N, H // size * (W // size), size * size * C), x.dtype)
+        self.launch(token_kernels.patches, self._plain(x), size, y, self._chunks(x.size))
+        return y
+
+    def patches_backward(self, dy, shape, size):
+        dx = self.empty(shape, dy.dtype)
+        self.launch(token_kernels.patches_backward, self._plain(dy), size, dx, self._chunks(dx.size))
+        return dx
+
+    def prepend_token(self, x, token):
+        y = self.empty((len(x), x.shape[1] + 1, x.shape[2]), x.dtype)
+        self.launch(token_kernels.prepend_token, self._plain(x), token, y, self._chunks(y.size))
+        return y
+
+    def prepend_token_backward(self, dy, dtoken, accumulate):
+        dx = self.empty((len(dy), dy.shape[1] - 1, dy.shape[2]), dy.dtype)
+        self.launch(token_kernels.prepend_token_backward, self._plain(dy), dx, dtoken, accumulate,
+                    self._chunks(dx.size))
+        return dx
+
+    def take_token(self, x, index):
+        y = self.empty((len(x), x.shape[2]), x.dtype)
+        self.launch(token_kernels.take_token, self._plain(x), index, y, self._chunks(y.size))
+        return y
+
+    def take_token_backward(self, dy, tokens, index):
+        dx = self.empty((len(dy), tokens, dy.shape[1]), dy.dtype)
+        self.launch(token_kernels.take_token_backward, self._plain(dy), index, dx, self._chunks(dx.size))
+        return dx
+
+    def add_to_samples(self, x, P):
+        y = self.empty(x.shape, x.dtype)
+        self.launch(token_kernels.add_to_samples, self._samples(x), self._flat(P), self._samples(y),
+                    self._chunks(x.size))
+        return y
+
+    def sum_samples(self, x, total, accumulate):
+        self.launch(token_kernels.sum_samples, self._samples(x), total.reshape(-1), accumulate, self._chunks(x.size))
+
+    def layer_norm(self, x, g, b, eps):
+        rows, y = self._rows(x), self.empty(x.shape, x.dtype)
+        mean, inv_std = self.empty((len(rows),), x.dtype), self.empty((len(rows),), x.dtype)
+        self.launch(layer_norm_kernels.layer_norm, rows, g, b, float(eps), y.reshape(rows.shape), mean, inv_std,
+                    self._chunks(x.size))
+        return y, mean, inv_std
+
+    def layer_norm_backward(self, dy, x, mean, inv_std, g, dg, db, accumulate):
+        rows, dx = self._rows(x), self.empty(x.shape, x.dtype)
+        self.launch(layer_norm_kernels.layer_norm_backward, self._rows(dy), rows, mean, inv_std, g, dg, db,
+                    dx.reshape(rows.shape), accumulate, self._channel_sums(x))
+        return dx
+
+    if blas.blas is not None:
+        def attention(self, qkv, heads, train):
+            N, T, width = qkv.shape
+            y, log_sum = self.empty((N, T, width // 3), qkv.dtype), self.empty((N, heads, T), qkv.dtype)
+            chunks, cut, shape = self._scores(qkv, heads)
+            self.launch(attention_kernels.attention, self._plain(qkv), heads, y, log_sum, cut,
+                        self.empty((chunks, *shape), qkv.dtype))
+            return y, log_sum if train else None
+
+        def attention_backward(self, dy, y, log_sum, qkv, heads):
+            (N, T, width), dqkv = qkv.shape, self.empty(qkv.shape, qkv.dtype)
+            chunks, cut, shape = self._scores(qkv, heads)
+            self.launch(attention_kernels.attention_backward, self._plain(dy), self._plain(y), self._plain(log_sum),
+                        self._plain(qkv), heads, dqkv, self.empty((cut - 1, N, T, width // 3 * 2), qkv.dtype), cut,
+                        self.empty((chunks, 2, *shape), qkv.dtype))
+            return dqkv
+
+    def _scores(self, qkv, heads):
+        """Threads at work, pieces that the queries of a head are cut into, the shape of a block of scores."""
+        N, T, _ = qkv.shape
+        chunks = self._chunks(qkv.size + N * heads * T * T)
+        cut = attention_kernels.pieces(T, N * heads, chunks)
+        return chunks, cut, attention_kernels.scores_shape(T, cut, qkv.dtype)
+
+    # -- labels --------------------------------------------------------------------------------------------------
 
     def softmax_cross_entropy(self, logits, labels, soft, alpha, class_weight, smoothing):
         dlogits, nothing = self.empty(logits.shape, logits.dtype), NOTHING[logits.dtype]

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from .mathfun import exp, expm1, kernel, log1p, straight
+from .mathfun import exp, expm1, kernel, log1p, normal_cdf, straight
 
 CODES = {"identity": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "sigmoid": 4, "tanh": 5, "silu": 6, "softplus": 7,
          "gelu": 8}
-SQRT_HALF, INV_SQRT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
+INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 
 
 @straight
@@ -39,7 +39,7 @@ def activate(y, slope, code, alpha):
 @straight
 def smooth(y, slope, code):
     one, zero = y.dtype.type(1), y.dtype.type(0)
-    two, half = y.dtype.type(2), y.dtype.type(0.5)
+    two = y.dtype.type(2)
     if code == 4:
         for i in range(y.size):
             s = sigmoid(y[i], one, zero)
@@ -61,11 +61,11 @@ def smooth(y, slope, code):
             x = y[i]
             y[i], slope[i] = max(x, zero) + log1p(exp(-abs(x))), sigmoid(x, one, zero)
     else:
-        sqrt_half, inv_sqrt_2pi = y.dtype.type(SQRT_HALF), y.dtype.type(INV_SQRT_2PI)
+        inv_sqrt_2pi = y.dtype.type(INV_SQRT_2PI)
         for i in range(y.size):
             x = y[i]
-            P = half * (one + math.erf(x * sqrt_half))
-            y[i], slope[i] = x * P, P + x * inv_sqrt_2pi * exp(-half * x * x)
+            P, e = normal_cdf(x)
+            y[i], slope[i] = x * P, P + x * inv_sqrt_2pi * e
 
 
 @njit(inline="always")
@@ -114,6 +114,35 @@ def add(a, b, out, chunks):
 def plus(a, b, out):
     for i in range(a.size):
         out[i] = a[i] + b[i]
+
+
+@kernel
+def add_relu(a, b, out, chunks):
+    for chunk in prange(chunks):
+        s = cut(a.size, chunk, chunks)
+        positive_sum(a[s], b[s], out[s])
+
+
+@straight
+def positive_sum(a, b, out):
+    zero = out.dtype.type(0)
+    for i in range(a.size):
+        h = a[i] + b[i]
+        out[i] = zero if h <= zero else h   # so that NaN stays NaN
+
+
+@kernel
+def relu_backward(dy, y, dx, chunks):
+    for chunk in prange(chunks):
+        s = cut(y.size, chunk, chunks)
+        where_positive(dy[s], y[s], dx[s])
+
+
+@straight
+def where_positive(dy, y, dx):
+    zero = dx.dtype.type(0)
+    for i in range(y.size):
+        dx[i] = dy[i] if y[i] > zero else zero
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""exp, expm1, log, log1p, sin and cos that LLVM can vectorise.
+"""exp, expm1, log, log1p, sin and cos, and the normal distribution, that LLVM can vectorise.
 
 The math library's functions are calls, one element at a time. These are straight lines of arithmetic in float32, so a
 loop around them becomes AVX code; the error is a few units in the last place. In float64, which is for gradient
@@ -26,6 +26,7 @@ LOG2E = np.float32(1.4426950408889634)
 LN2_HIGH = np.float32(0.693359375)            # 9 bits, so that n * LN2_HIGH is exact
 LN2_LOW = np.float32(-2.12194440e-4)
 ONE, HALF = np.float32(1), np.float32(0.5)
+NORMAL_P = np.float32(0.33)
 
 
 @intrinsic
@@ -97,6 +98,11 @@ def cos_sin_turn(x):
     return math.cos(2 * math.pi * x), math.sin(2 * math.pi * x)
 
 
+def normal_cdf(x):
+    """Phi(x) = (1 + erf(x / sqrt 2)) / 2, and e^(-x^2/2)."""
+    return 0.5 * math.erfc(-x * math.sqrt(0.5)), math.exp(-0.5 * x * x)
+
+
 def _exp32(x):
     s, q = _expm1_parts(min(x, np.float32(89)))
     return s * (q + ONE)    # s is infinite from e^88.4 on
@@ -156,6 +162,32 @@ def _cos_sin_turn32(x):
     return c, s
 
 
+def _normal_cdf32(x):
+    s, q = _expm1_parts(-HALF * x * x)
+    e = s * (q + ONE)
+    u = ONE / (ONE + NORMAL_P * abs(x))
+    tail = e * _normal_tail(u)
+    return (ONE - tail if x > np.float32(0) else tail), e
+
+
+@njit(inline="always")
+def _normal_tail(u):
+    """Phi(-x) e^(x^2/2), x >= 0, as a polynomial in u = 1 / (1 + 0.33 x): the form of Abramowitz & Stegun 26.2.17 with
+    more terms. The coefficients are a fit in float64 for the least relative error, 5e-8, over 0 <= x <= 13.5, beyond
+    which e^(-x^2/2) is 0 in float32: weighted least squares at 4001 Chebyshev points of u against scipy's erfcx,
+    weights multiplied by the error 200 times (Lawson 1961)."""
+    q = np.float32(-0.0211830833)
+    q = q * u + np.float32(0.124867978)
+    q = q * u - np.float32(0.2707938)
+    q = q * u + np.float32(0.228646253)
+    q = q * u - np.float32(0.0592150321)
+    q = q * u + np.float32(0.122923858)
+    q = q * u + np.float32(0.110794655)
+    q = q * u + np.float32(0.132339057)
+    q = q * u + np.float32(0.131620139)
+    return q * u
+
+
 def _by_type(function, single):
     """Let compiled code use `single` for float32, math's function otherwise."""
     single = njit(inline="always")(single)
@@ -168,5 +200,6 @@ def _by_type(function, single):
         return lambda x: double(x)
 
 
-for _pair in ((exp, _exp32), (expm1, _expm1_32), (log, _log32), (log1p, _log1p_32), (cos_sin_turn, _cos_sin_turn32)):
+for _pair in ((exp, _exp32), (expm1, _expm1_32), (log, _log32), (log1p, _log1p_32), (cos_sin_turn, _cos_sin_turn32),
+              (normal_cdf, _normal_cdf32)):
     _by_type(*_pair)

@@ -17,8 +17,8 @@ ELU = CODES["elu"]
 
 @kernel
 def dense_forward(x, W, b, y, slope, code, alpha, train, threshold, scale, k0, k1, stream, step, product, chunks):
-    """x (N, D), W (D, K), b (G, K), y (N, K), slope (N, K) if train. threshold: 0 for no dropout. product: whether
-    x W is to be computed; else y holds it."""
+    """x (N, D), W (D, K), b (G, K), y (N, K), slope (N, K) if train. code: the activation's, of CODES. threshold: 0 for
+    no dropout. product: whether x W is to be computed; else y holds it."""
     N, D = x.shape
     K = W.shape[1]
     each = N // b.shape[0]

@@ -14,7 +14,8 @@ registers; nothing but these functions touches memory:
     constant(array, n)     the number n in every lane
     prefetch(array, i)     a hint that array[i] will soon be read; i may lie outside
     add(a, b), sub(a, b), mul(a, b), positive(a) = max(a, 0)
-    total(a)               the sum of the lanes, a number
+    maximum(a, b)          the larger of each two; b where one is NaN
+    total(a), highest(a)   the sum and the largest of the lanes (none of them NaN), numbers
 
 Indices are not checked.
 """
@@ -221,4 +222,22 @@ def total(typing, a):
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.{_suffix(a)}")
         nothing = ir.Constant(_real(a.dtype), 0.0)
         return builder.call(function, [nothing, args[0]], fastmath=["reassoc"])   # in any order: halves, quarters, ...
+    return a.dtype(a), build
+
+
+@intrinsic
+def maximum(typing, a, b):
+    """The larger of each two; b where one is NaN."""
+    def build(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+    return a(a, a), build
+
+
+@intrinsic
+def highest(typing, a):
+    """The largest of the lanes, none of which is NaN."""
+    def build(context, builder, signature, args):
+        kind = ir.FunctionType(_real(a.dtype), [llvm_type(a)])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fmax.{_suffix(a)}")
+        return builder.call(function, args, fastmath=["nnan"])
     return a.dtype(a), build
