@@ -1,4 +1,7 @@
-"""Evaluate a run: `python -m nnlite.evaluate RUN` prints the tables and writes RUN/report/."""
+"""Evaluate a run: `python -m nnlite.evaluate RUN` prints the tables and writes RUN/report/.
+
+`--data OTHER` is the production check: how each class fares on other images, against the run's own test part.
+"""
 
 import argparse
 import sys

@@ -59,6 +59,39 @@ def learning(curves):
     return figure
 
 
+def changes(rows, flagged):
+    """Precision, recall and F1 of each class on the test part and on production images, a panel each, with the change;
+    flagged classes by name.
+
+    rows: [{"class", "precision", "recall", "f1": {"test", "production", "change"}}], None where undefined.
+    """
+    names = [row["class"] for row in rows]
+    places = np.arange(len(rows))[::-1]
+    figure = new_figure(12, 0.52 * len(rows) + 1.9)
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, (measure, title) in zip(panels, (("f1", "F1"), ("precision", "Precision"), ("recall", "Recall"))):
+        for side, key, colour in ((0.2, "test", BLUE), (-0.2, "production", VERMILION)):
+            axes.barh(places + side, [row[measure][key] or 0 for row in rows], height=0.37, color=colour, label=key)
+        for place, row in zip(places, rows):
+            change, ends = row[measure]["change"], [row[measure][key] or 0 for key in ("test", "production")]
+            fell = measure == "f1" and row["class"] in flagged
+            axes.text(max(ends) + 0.015, place, "undefined" if change is None else f"{change:+.3f}", va="center",
+                      fontsize=9, color=VERMILION_DARK if fell else INK, fontweight="bold" if fell else "normal")
+        axes.set_title(title, loc="left")
+        axes.set_xlim(0, 1.17)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        plain(axes, "x")
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(places, names, fontsize=11)
+    for label, name in zip(panels[0].get_yticklabels(), names):
+        if name in flagged:
+            label.set(color=VERMILION_DARK, fontweight="bold")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
+                  fontsize=10)
+    figure.suptitle("Production against the test part" + ("; bold: F1 fell most" if flagged else ""), fontsize=12)
+    return figure
+
+
 def saliency(rows, *, title, groups):
     """Images and their saliency maps, a row a class.
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from nnlite import metrics, plots, plots_labels
+from nnlite.data.images import in_classes
 from nnlite.errors import expected
 from nnlite.report import aligned, read_records, three_digits, without_nan, write
 from nnlite.saliency import saliency
 
 TRAIN_ROWS = 5000   # images of the training part measured; of more, every k-th
 FALL = 0.05         # of a class's F1 against the test part, above which the production check flags it
+TITLES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 EXAMPLES = 2        # images of a class in the saliency picture that are called right, and as many called wrong
 ALIKE = 0.8         # correlation of two images from which on only one of them is shown
 MOST_CLASSES = 12   # rows of the saliency picture, classes of the confusion matrix printed
@@ -27,13 +29,14 @@ def evaluate(run, *, progress=print, data=None):
     """Evaluates an opened run of a classifier: writes report/, reports the tables, gives the metrics.
 
     progress is called with lines of text. data: another ImageSet with the same classes (the production check): all its
-    images are measured too, and each class's F1 is set against that of the run's own test part.
+    images are measured too, and each class is set against the run's own test part. Flagged are the classes whose F1
+    fell by more than FALL, and in any case the one that fell most.
 
     The result, all of it fit for JSON, undefined values None: {"model", "preset", "data", "iterations", "classes",
-    "parts": {part: scores}, with data "production": {"source", scores, "f1_change": [{"class", "test", "production",
-    "change", "fell"}]}}. Scores are those of `scores`; of the training part (at most TRAIN_ROWS images, evenly spaced)
-    only {"images", "measured", "accuracy", "cross_entropy"}. The same run gives the same bytes. Raises NnliteError
-    where data do not fit the run.
+    "parts": {part: scores}, with data "production": {"source", scores, "changes": [{"class", measure: {"test",
+    "production", "change"}}], "flagged": [classes, the largest fall first]}}. Scores are those of `scores`; of the
+    training part (at most TRAIN_ROWS images, evenly spaced) only {"images", "measured", "accuracy", "cross_entropy"}.
+    The same run gives the same bytes. Raises NnliteError where data do not fit the run.
     """
     experiment = run.experiment
     own, classes = experiment.data, tuple(experiment.classes)
@@ -54,7 +57,7 @@ def evaluate(run, *, progress=print, data=None):
     if data is not None:
         found = scores(labels, experiment.probabilities(data.images), classes)
         result["production"] = {"source": data.source, **found,
-                                "f1_change": f1_changes(result["parts"]["test"], found, classes)}
+                                **changes(result["parts"]["test"], found)}
     result = without_nan(result)
     folder = Path(run.path) / "report"
     folder.mkdir(exist_ok=True)
@@ -103,26 +106,29 @@ def scores(truth, probabilities, classes):
 
 
 def check_same_kind(data, own, classes):
-    """The labels of data as numbers of the run's classes; raises NnliteError for a class that
-    the run does not have and for other images."""
-    for name in data.classes:
-        if name not in classes:
-            raise expected(data.source, f"images of the classes {', '.join(classes)}", f"'{name}'")
+    """The labels of data as numbers of the run's classes; raises NnliteError for other classes, in whatever order, and
+    for other images."""
+    labels = in_classes(data, classes).labels
+    for name in classes:
+        if name not in data.classes:
+            raise expected(data.source, "images of the classes " + ", ".join(classes), f"no class '{name}'")
     if data.images.shape[1:] != own.images.shape[1:]:
         raise expected(data.source, f"images {own.images.shape[1:]} (height, width, channels)", data.images.shape[1:])
     if not len(data.images):
         raise expected(data.source, "at least one image", "none")
-    return np.array([classes.index(name) for name in data.classes])[data.labels]
+    return labels
 
 
-def f1_changes(test, other, classes):
-    """F1 of each class in two results of `scores`, and whether it fell by more than FALL."""
-    changes = []
-    for name, before, after in zip(classes, test["per_class"], other["per_class"]):
-        change = after["f1"] - before["f1"]
-        changes.append({"class": name, "test": before["f1"], "production": after["f1"], "change": change,
-                        "fell": bool(change < -FALL)})   # False for nan
-    return changes
+def changes(test, other):
+    """{"changes", "flagged"} of two results of `scores`, as `evaluate` describes them."""
+    rows = []
+    for before, after in zip(test["per_class"], other["per_class"]):
+        rows.append({"class": before["class"], **{measure: {
+            "test": before[measure], "production": after[measure], "change": after[measure] - before[measure]}
+            for measure in MEASURES}})
+    fallen = sorted((row for row in rows if row["f1"]["change"] < 0), key=lambda row: row["f1"]["change"])   # no nan
+    return {"changes": rows, "flagged": [row["class"] for place, row in enumerate(fallen)
+                                         if place == 0 or row["f1"]["change"] < -FALL]}
 
 
 # Tables
@@ -137,7 +143,7 @@ def format_tables(result):
         blocks.append(_confusion_table(parts["test"], classes))
     if "production" in result:
         blocks.append(_class_table(f"the production images ({result['production']['source']})", result["production"]))
-        blocks.append(_change_table(result["production"]["f1_change"]))
+        blocks.append(_change_table(parts["test"], result["production"]))
     collapsed = parts["test"]["collapsed_to"]
     if collapsed is not None:
         blocks.append(f"every one of the {parts['test']['images']} test images is called '{collapsed}': "
@@ -170,8 +176,7 @@ def _class_table(part, found):
 def _undefined(left_out, classes):
     """A line for each measure that some class lacks: why, and over how many classes its averages are."""
     why = {"precision": "never predicted", "recall": "without images", "f1": "without images, never predicted"}
-    names = {"precision": "precision", "recall": "recall", "f1": "F1"}
-    return "".join(f"\n-: {names[measure]} is undefined for {', '.join(left_out[measure])} ({why[measure]}); its "
+    return "".join(f"\n-: {TITLES[measure]} is undefined for {', '.join(left_out[measure])} ({why[measure]}); its "
                    f"averages are over the other {classes - len(left_out[measure])} of {classes} classes"
                    for measure in ("recall", "precision", "f1") if left_out[measure])
 
@@ -182,18 +187,41 @@ def _confusion_table(found, classes):
     return "Confusion on the test part: rows are true, columns predicted classes\n" + aligned(rows)
 
 
-def _change_table(changes):
-    rows = [["", "test", "production", "change", ""]]
-    for row in changes:
-        change = "-" if row["change"] is None else f"{row['change']:+.3f}"
-        rows.append([row["class"], three_digits(row["test"]), three_digits(row["production"]), change,
-                     "fell" if row["fell"] else ""])
-    fell = sorted((row for row in changes if row["fell"]), key=lambda row: row["change"])
-    if fell:
-        verdict = "fell most: " + ", ".join(f"{row['class']} ({row['change']:+.3f})" for row in fell)
-    else:
-        verdict = f"no class fell by more than {FALL:g}"
-    return f"F1 of each class, production against test\n{aligned(rows)}\n{verdict}"
+def _change_table(test, found):
+    rows = [["", *("test", "production", "change") * len(MEASURES), ""]]
+    for row in found["changes"]:
+        rows.append([row["class"], *(text for measure in MEASURES for text in _change(row[measure])),
+                     "fell" if row["class"] in found["flagged"] else ""])
+    for title in ("macro", "weighted"):
+        pairs = ((test[title][measure], found[title][measure]) for measure in MEASURES)
+        rows.append([f"{title} average", *(text for pair in pairs for text in _change(_compared(*pair))), ""])
+    spans = [(TITLES[measure], 1 + 3 * place, 4 + 3 * place) for place, measure in enumerate(MEASURES)]
+    accuracy = _change(_compared(test["accuracy"], found["accuracy"]))
+    return (f"Each class, production against test\n{aligned(rows, spans)}\n"
+            "accuracy: test {}, production {}, change {}\n".format(*accuracy) + _verdict(found))
+
+
+def _verdict(found):
+    falls = {row["class"]: row["f1"]["change"] for row in found["changes"]}
+    if not found["flagged"]:
+        return "F1 fell for no class"
+    fell = [f"{name} ({falls[name]:+.3f})" for name in found["flagged"]]
+    first = f"F1 fell most: {fell[0]}"
+    if falls[found["flagged"][0]] >= -FALL:
+        return f"{first}; for no class by more than {FALL:g}"
+    return first + (f"; also by more than {FALL:g}: {', '.join(fell[1:])}" if fell[1:] else
+                    f"; for no other class by more than {FALL:g}")
+
+
+def _compared(test, production):
+    change = None if test is None or production is None else production - test
+    return {"test": test, "production": production, "change": change}
+
+
+def _change(values):
+    """The texts of {"test", "production", "change"}."""
+    change = values["change"]
+    return [*(three_digits(values[key]) for key in ("test", "production")), "-" if change is None else f"{change:+.3f}"]
 
 
 # Pictures
@@ -205,6 +233,8 @@ def pictures(run, result, probabilities):
     yield from _confusions("confusion", test, classes, "Test part")
     if "production" in result:
         yield from _confusions("production", result["production"], classes, "Production")
+        yield "production_change.png", plots_labels.changes(result["production"]["changes"],
+                                                            result["production"]["flagged"])
     records = read_records(Path(run.path) / "metrics.jsonl")
     if records:
         yield "learning.png", plots_labels.learning(curves(records))

@@ -1,53 +1,53 @@
 """Search for settings: `python -m nnlite.search --model cnn4 --trials 30`.
 
-Every trial is a short training with settings of its own, judged by its best validation accuracy. A second, fine stage
-draws from ranges narrowed around the best trials of the first (see nnlite.space).
+Every trial is a short training with settings of its own, judged by its best validation accuracy (or by what the setting
+`watch` says). Random: a second, fine stage draws from ranges narrowed around the best trials of the first (see
+nnlite.space). TPE: each trial is drawn from what those before have shown (see nnlite.study), and several processes may
+share the work: `--out FOLDER --resume` joins.
 """
 
 import argparse
-import pathlib
 import shlex
 import sys
 
-from tqdm import tqdm
-
-from . import __version__, command, presets, runs, settings as settings_, space as space_, trials
+from . import __version__, command, search_options as common, space as space_, study, trials
 from .errors import NnliteError, expected
 from .experiments import EXPERIMENTS
-from .experiments.label_options import BUILT_IN
 from .experiments.options import check_count, whole_path
-from .ops import NAMES, get_ops
+from .ops import get_ops
 
 # What --space is where it is not given. The source of cnn4 drew learning rate, L2 and decay in log space without saying
-# the ranges; these are wide ones around what it found.
+# the ranges; these are wide ones around what it found. That of the EfficientNets gives its own.
 SPACE = "learning_rate=log:1e-5:1e-1", "l2=log:1e-5:1e-2", "lr_decay=log:0.85:1"
+SCALED = ("learning_rate=log:5e-6:1e-2", "width=0.2:1.4:step0.05", "depth=0.2:1.4:step0.05",
+          "keep_prob=0.5:1:step0.05", "top_filters=16:160:step8")
+SPACES = {"effnetv2s": SCALED, "effnetv2s-small": SCALED}
 GRID = "learning_rate=log:1e-4:1e-2:3", "l2=log:1e-4:1e-2:3"
 DEFAULTS = {"method": "random", "epochs": 2, "keep": 0.25, "fine": 0, "fine_epochs": 8, "seed": 0}
-TRIALS = 30   # of a random search; a grid is done in full
+TRIALS = {"random": 30, "tpe": 50}   # a grid is done in full
 
 
 def parser():
     p = argparse.ArgumentParser(prog="python -m nnlite.search", description="Search for a classifier's settings.")
-    p.add_argument("--model", choices=sorted(settings_.SHAPES), help="what to train (needed unless --preset names it)")
-    p.add_argument("--preset", help="where the settings that are not searched come from (default: the model's best)")
-    p.add_argument("--data", help="as for nnlite.train (default: the built-in faces)")
-    p.add_argument("--set", action="append", metavar="KEY=VALUE", dest="assignments", help="a setting of all trials")
-    p.add_argument("--method", choices=trials.METHODS, help="draw settings, or take all points of a grid (default: "
+    common.add_options(p, "search")
+    p.add_argument("--method", choices=trials.METHODS, help="draw settings, take all points of a grid, or learn from "
+                                                            "the trials before where to draw (default: "
                                                             f"{DEFAULTS['method']})")
     p.add_argument("--space", action="append", metavar="KEY=VALUES",
                    help=f"a setting to search: {space_.FORMS}; for a grid {space_.GRID_FORMS} (default: "
-                        f"{' '.join(SPACE)}, for a grid {' '.join(GRID)})")
-    p.add_argument("--trials", type=int, help=f"how many (default: {TRIALS}; of a grid all points)")
+                        f"{' '.join(SPACE)}, for EfficientNets {' '.join(SCALED)}, for a grid {' '.join(GRID)})")
+    p.add_argument("--trials", type=int, help="how many (default: " +
+                   ", ".join(f"{method} {count}" for method, count in TRIALS.items()) + ", of a grid all points)")
     p.add_argument("--epochs", type=int, help=f"of a trial (default: {DEFAULTS['epochs']})")
     p.add_argument("--fine", type=int, metavar="N", help="then N trials from ranges around the best (default: none)")
     p.add_argument("--fine-epochs", type=int, help=f"of a fine trial (default: {DEFAULTS['fine_epochs']})")
     p.add_argument("--keep", type=float, metavar="SHARE", help="of the coarse trials, the best of which the fine "
                                                                f"ranges hold (default: {DEFAULTS['keep']})")
-    p.add_argument("--seed", type=int, help="of the draws, and of each training (default: 0)")
-    p.add_argument("--device", default="auto", choices=NAMES, help="default: a GPU if there is one")
-    p.add_argument("--out", metavar="FOLDER", help="the search's folder (default: runs/search-PRESET-1, -2, ...)")
+    p.add_argument("--storage", metavar="FILE", help="of --method tpe: the study (default: study.journal in --out); "
+                                                     "one that is there is joined")
     p.add_argument("--resume", action="store_true", help="go on with the search in --out, also with more trials; what "
-                                                         "else is given has to be as it was begun")
+                                                         "else is given has to be as it was begun. Of --method tpe "
+                                                         "also while other processes work on it")
     return p
 
 
@@ -69,121 +69,79 @@ def search(options):
                           "loss among the best, got fewer", file=sys.stderr)
                     return 1
                 print(describe_fine(found))
-            for number in found.open_numbers(stage):
-                if interrupts.asked:
-                    break
-                one_trial(found, stage, number, lambda: interrupts.asked)
-    stopped = any(map(found.open_numbers, trials.STAGES))
+            common.train_all(found, stage, interrupts, trials.validation)
+    left = any(map(found.open_numbers, trials.STAGES))
     if found.trials:
         found.report()
-    if stopped:
+    if left and interrupts.asked:
         print(f"stopped; go on with: {resume_command(found)}")
         return 130
-    if found.best() is None:
-        print("nnlite: expected a trial with a finite loss, got none: every one failed", file=sys.stderr)
+    if left:
+        print(f"nothing is left to begin; other processes train {found.study.running()} trials, and the last one to end"
+              " makes the whole report")
+        return 0
+    if common.all_failed(found):
         return 1
-    print(f"train the best: {train_command(found)}")
+    print(f"train the best: {common.train_command(found)}")
     return 0
-
-
-def one_trial(found, stage, number, stop):
-    """Train a trial with a progress bar, and print a line about it."""
-    with tqdm(desc=f"{stage} trial {number}", unit="it", leave=False, disable=None, dynamic_ncols=True) as bar:
-        def show(done, iterations):
-            bar.total = iterations
-            bar.update(done - bar.n)
-        trial = found.run(stage, number, stop, show)
-    if trial is None:
-        return
-    count = sum(t.stage == stage for t in found.trials)
-    result = "failed: the loss became NaN or infinite" if trial.score is None else f"accuracy {trial.score:.3f}"
-    drawn = ", ".join(f"{name} {space_.spell(value)}" for name, value in trial.settings.items())
-    best = ", the best so far" if trial is found.best() else ""
-    print(f"[{count}/{len(found.numbers(stage))}] {found.name(trial)}: {result} ({drawn}; {trial.seconds:.1f} s){best}",
-          flush=True)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
 def check_options(options):
-    for name in ("trials", "epochs", "fine_epochs"):
+    common.check_options(options)
+    for name in ("trials", "fine_epochs"):
         check_count(getattr(options, name), f"--{name.replace('_', '-')}")
     if options.fine is not None and options.fine < 0:
         raise expected("--fine", "a number of trials, 0 for no fine stage", options.fine)
     if options.keep is not None and not 0 < options.keep <= 1:
         raise expected("--keep", "a share above 0 and at most 1", options.keep)
-    if options.seed is not None and not 0 <= options.seed < 2 ** 64:
-        raise expected("--seed", "a whole number from 0 to 2^64 - 1", options.seed)
-    if options.out == "" or (options.resume and options.out is None):
-        raise expected("--out", "the name of a folder", "nothing")
+    if options.storage == "":
+        raise expected("--storage", "the name of a file", "nothing")
 
 
 def begun(options):
     """A new Search, its folder made; raises NnliteError, with nothing written, for what does not fit together."""
-    model, preset = model_of(options), options.preset
+    model = common.model_of(options)
     given = {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None}
     chosen = {**DEFAULTS, **given}
-    grid = chosen["method"] == "grid"
-    space = space_.parse(model, options.space or (GRID if grid else SPACE), grid=grid)
+    method, grid = chosen["method"], chosen["method"] == "grid"
+    space = space_.parse(model, options.space or (GRID if grid else SPACES.get(model, SPACE)), grid=grid)
     check_fine(chosen, given)
-    assigned = assignments(model, options.assignments or [], space)
-    preset, task, settings, data = EXPERIMENTS[model].resolve(argparse.Namespace(
-        data=options.data, preset=preset, assignments=options.assignments or [], seed=chosen["seed"], resize=None,
-        epochs=chosen["epochs"], iterations=None, quick=False, teacher=None, init_from=None, add_class=None), model)
+    check_storage(options, method)
+    assigned = common.assignments(model, options.assignments or [], space, "--space")
+    preset, task, settings, data = common.resolve(options, model, epochs=chosen["epochs"], seed=chosen["seed"])
     points = space_.grid_size(space) if grid else None
-    count = options.trials or points or TRIALS
+    count = options.trials or points or TRIALS[method]
     if grid and count < points:
         print(f"nnlite: the grid has {points} points; --trials {count} takes {count} of them, all over it",
               file=sys.stderr)
     ops = get_ops(options.device)
     config = {"nnlite": __version__, "device": ops.identity(), "model": model, "preset": preset, **task, **chosen,
-              "trials": min(count, points or count), "space": {name: str(part) for name, part in space.items()},
-              "set": assigned, "settings": settings}
-    path = pathlib.Path(options.out) if options.out is not None else runs.free_folder(f"search-{preset}")
-    if (path / "search.json").exists():
-        raise NnliteError(f"{path}: expected a folder without a search (--resume goes on with this one), got one that "
-                          "holds search.json")
-    runs.check_free(path)
-    found = trials.Search(path, config, data, ops)
+              "trials": min(count, points or count), "storage": whole_path(options.storage),
+              "space": {name: str(part) for name, part in space.items()}, "set": assigned, "settings": settings}
+    found = trials.Search(common.new_folder(options, f"search-{preset}"), config, data, ops)
     found.check()
     found.begin()
     return found
 
 
-def model_of(options):
-    """The model that --model or --preset names."""
-    preset = presets.PRESETS.get(options.preset, {})
-    if options.model is None and options.preset is None:
-        raise expected("--model", "one of " + ", ".join(sorted(settings_.SHAPES)), "none")
-    model = options.model or preset.get("model")
-    if options.preset is not None:
-        settings_.choose_preset(options.preset, model)   # raises for an unknown name, or one of another model
-    if model not in settings_.SHAPES:
-        raise expected("--preset", "one of a classifier", f"'{options.preset}' of {model}")
-    if preset.get("distilled"):
-        raise expected("--preset", "one without a teacher", f"'{options.preset}'")
-    return model
-
-
-def assignments(model, texts, space):
-    """The settings that --set gives all trials."""
-    assigned = {}
-    for key in settings_.apply(model, assigned, texts):
-        if key in space_.LENGTH:
-            raise expected("--set", "a setting other than the length of a trial, which --epochs says", f"'{key}'")
-        if key in space:
-            raise expected(f"--set {key}", "a setting that is not searched", f"one of --space {key}")
-    return assigned
-
-
 def check_fine(config, given):
     """Raise where the options given do not go together with a fine stage, or with none."""
-    if config["fine"] and config["method"] == "grid":
-        raise expected("--fine", "--method random beside it", "grid")
+    if config["fine"] and config["method"] != "random":
+        raise expected("--fine", "--method random beside it", config["method"])
     for name in ("fine_epochs", "keep"):
         if name in given and not config["fine"]:
             raise expected(f"--{name.replace('_', '-')}", "--fine N beside it", "none")
+
+
+def check_storage(options, method):
+    """Raise where --storage does not belong to the method, or the method lacks its package."""
+    if options.storage is not None and method != "tpe":
+        raise expected("--storage", "--method tpe beside it", method)
+    if method == "tpe" and study.missing_extra() is not None:
+        raise NnliteError(study.missing_extra())
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------
@@ -192,7 +150,9 @@ def check_fine(config, given):
 def reopened(options):
     """The Search in --out with the trials that it holds; --trials, --fine and what belongs to it may have changed."""
     config = trials.read_config(options.out)
-    agree(options, config)
+    check_storage(options, config["method"])
+    common.agree(options, config, {"method": options.method, "storage": whole_path(options.storage)}, options.space,
+                 "--space")
     ops = get_ops(options.device)
     found = trials.Search(options.out, config, EXPERIMENTS[config["model"]].load(config), ops)
     found.read_trials()
@@ -206,33 +166,6 @@ def reopened(options):
     found.check()
     found.tidy()
     return found
-
-
-def agree(options, config):
-    """Raise for an option that says something else than the search was begun with."""
-    model = config["model"]
-    given = {"model": options.model, "preset": options.preset, "method": options.method, "epochs": options.epochs,
-             "seed": options.seed, "data": whole_path(options.data, BUILT_IN)}
-    for name, value in given.items():
-        if value not in (None, config[name]):
-            raise _other(options, name, config[name], value)
-    if options.space is not None:
-        space = space_.parse(model, options.space, grid=config["method"] == "grid")
-        space = {name: str(part) for name, part in space.items()}
-        if space != config["space"]:
-            raise _other(options, "space", _pairs(config["space"]), _pairs(space))
-    if options.assignments is not None:
-        assigned = assignments(model, options.assignments, config["space"])
-        if assigned != config["set"]:
-            raise _other(options, "set", _pairs(config["set"]) or "none", _pairs(assigned))
-
-
-def _other(options, name, own, given):
-    return expected(f"--{name}", f"what the search in {options.out} was begun with, {own}", given)
-
-
-def _pairs(assigned):
-    return " ".join(f"{key}={space_.spell(value)}" for key, value in assigned.items())
 
 
 def check_changes(changed, done):
@@ -255,11 +188,13 @@ def describe(found):
     count, done = len(found.numbers("coarse")), sum(trial.stage == "coarse" for trial in found.trials)
     fine = f", then {config['fine']} of {config['fine_epochs']}" if config["fine"] else ""
     parts = ", ".join(f"{len(rows)} {name}" for name, rows in found.data.split.items())
+    how = f"study {found.study.path}; another process joins, and after Ctrl-C or a kill it goes on," if found.study \
+        else "stopped by Ctrl-C or a kill, it goes on"
     return "\n".join([
         f"nnlite: {config['method']} search, preset {config['preset']}, {count} trials of {config['epochs']} epochs"
         f"{fine}, folder {found.path}" + f" ({done} done)" * bool(done),
         f"device: {ops.device_line()}", f"data: {config['data']}: {len(found.data.classes)} classes ({parts})",
-        f"stopped by Ctrl-C or a kill, it goes on with: {resume_command(found)}", *_lines(found.space)])
+        f"trials are judged by their best validation {found.watched()}", f"{how} with: {resume_command(found)}", *_lines(found.space)])
 
 
 def describe_fine(found):
@@ -275,19 +210,6 @@ def _lines(space):
 
 def resume_command(found):
     return shlex.join(["python", "-m", "nnlite.search", "--out", str(found.path), "--resume"])
-
-
-def train_command(found):
-    """The command line that trains the preset with the settings of the best trial, for as long as the preset says."""
-    config = found.config
-    words = ["--preset", config["preset"]]
-    if config["data"] not in BUILT_IN:
-        words += ["--data", config["data"]]
-    for key, value in {**config["set"], **found.best().settings}.items():
-        words += ["--set", f"{key}={space_.spell(value)}"]
-    if config["seed"]:
-        words += ["--seed", str(config["seed"])]
-    return shlex.join(["python", "-m", "nnlite.train", *words])
 
 
 if __name__ == "__main__":

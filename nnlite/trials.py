@@ -21,13 +21,14 @@ import numpy as np
 from . import plots, plots_search, report_labels, space as space_, study as study_
 from .errors import expected
 from .experiments import EXPERIMENTS
+from .experiments.label_images import seen_shape
 from .experiments.label_options import steps_per_epoch
 from .experiments.options import check_batch_size
 from .files import remove_leftovers, replacing
 from .models import MODELS
 from .report import aligned, three_digits, write
 from .runs import is_a
-from .settings import KNOWN, SHAPES, check
+from .settings import KNOWN, SHAPES, check, complete
 
 LOOK_EVERY = 50   # iterations between looks at the loss where that means waiting for a GPU
 SHOWN = 20        # rows of the table that is printed
@@ -35,6 +36,7 @@ MEASURES = "accuracy", "f1", "loss"   # of a validation
 LEAST_KEPT = 2    # trials that a range is narrowed around
 STAGES = "coarse", "fine"
 METHODS = "random", "grid", "tpe"
+TITLES = {"random": "random search", "grid": "grid search", "tpe": "TPE search", "ablation": "ablation"}
 
 
 class Trial(NamedTuple):
@@ -101,6 +103,7 @@ def train(experiment, stop, show, keep=lambda: None):
             if score is None or values[experiment.criterion] > score:
                 score, best, measures = values[experiment.criterion], done, values
                 keep()
+            experiment.validated(values)
         if finite:
             show(done)
             if stop():
@@ -149,7 +152,7 @@ class Search:
     def next(self, stage):
         """(number, settings) of a trial to train, or None where there is none: all have come to their end, or, in a
         TPE search, other processes are training the last ones."""
-        if self.study:
+        if self.study and stage == "coarse":
             return self.study.claim(self.config["trials"])
         number = next(iter(self.open_numbers(stage)), None)
         return None if number is None else (number, self.draw(stage, number))
@@ -186,14 +189,15 @@ class Search:
         """Raise NnliteError for a coarse trial whose model or batches do not fit the data; of a TPE search, whose
         draws are not known, for the ends of each range."""
         checked = set()
-        model, shape, classes = self.config["model"], self.data.images.shape[1:], len(self.data.classes)
+        model, classes = self.config["model"], len(self.data.classes)
         drawn = self._ends() if self.study else [self.draw("coarse", number) for number in self.numbers("coarse")]
         for some in drawn:
             settings = self.settings("coarse", some)
             check_batch_size(settings, len(self.data.split["train"]), "images")
+            shape = seen_shape(settings, self.data.images.shape[1:])
             sizes = {key: settings[key] for key in SHAPES[model]}
-            if str(sizes) not in checked:
-                checked.add(str(sizes))
+            if str((shape, sizes)) not in checked:
+                checked.add(str((shape, sizes)))
                 MODELS[model](shape=shape, classes=classes, **sizes)
 
     def _ends(self):
@@ -273,8 +277,8 @@ class Search:
         path, found = self.path / "trials.jsonl", {}
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
-                trial = Trial(**json.loads(line))
-            except (ValueError, TypeError):
+                trial = Trial(**_complete(json.loads(line)))
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
             if trial.is_whole() and [*trial.settings] == [*self.space]:
                 found.setdefault((trial.stage, trial.number), trial)
@@ -314,12 +318,12 @@ class Search:
         trials, title = ranked(self.trials), self.title()
         fine = self.fine_space() if self.config["fine"] and not self.open_numbers("coarse") and self.kept() else None
         pictures = {"search": plots_search.search(trials, self.space, fine, grid=self.grid, title=title),
-                    "curves": plots_search.curves(trials, fine, title=title),
+                    "curves": plots_search.curves(trials, fine, grid=self.grid, title=title),
                     "parallel": plots_search.parallel(trials, self.space, title=title)}
         shares = self.importances() if study_.missing_extra() is None else {}
         if shares:
-            pictures["importances"] = plots_search.importances(shares, title=f"{self.config['preset']}: what decides "
-                                                               f"the best validation {self.watched()}")
+            pictures["importances"] = plots_search.importances(
+                shares, what=f"best validation {self.watched()}", preset=self.config["preset"])
         for name, figure in pictures.items():
             write(self.path / f"{name}.png", plots.png(figure))
 
@@ -330,7 +334,8 @@ class Search:
 
     def watched(self):
         """What the trials are judged by, for people."""
-        return self.config["settings"].get("watch", "accuracy")
+        watch = self.config["settings"]["watch"]
+        return "macro F1" if watch == "f1" else watch
 
     def name(self, trial):
         """A trial for people; the stage is worth a word where there are two."""
@@ -338,15 +343,18 @@ class Search:
 
     def title(self):
         best = self.best()
-        found = f"{self.name(best)} is best, validation {validation(best)}" if best else "all failed"
-        return f"{self.config['preset']}: {len(self.trials)} trials, {self.config['method']} search; {found}"
+        by = "" if self.watched() == "accuracy" else f" by validation {self.watched()}"
+        found = f"{self.name(best)} is best{by}, validation {validation(best)}" if best else "all failed"
+        return f"{self.config['preset']}: {len(self.trials)} trials, {TITLES[self.config['method']]}; {found}"
 
     def format_table(self):
         """The best SHOWN trials as aligned text."""
-        rows = [["stage", "trial", "accuracy", "F1", "epoch", "loss", "seconds", *self.space]]
+        stage = ["stage"] if self.config["fine"] else []
+        rows = [[*stage, "trial", "accuracy", "F1", "epoch", "loss", "seconds", *self.space]]
         for t in ranked(self.trials)[:SHOWN]:
             found = [three_digits(t.measures.get(f"validation_{name}")) for name in ("accuracy", "f1")]
-            rows.append([t.stage, str(t.number), *(found if t.score is not None else ["failed", "-"]),
+            found = ["failed", "-"] if t.score is None else found
+            rows.append([*([t.stage] if stage else []), str(t.number), *found,
                          str(t.best_epoch or "-"), f"{t.loss[-1]:.4g}" if t.loss else "-", f"{t.seconds:.1f}",
                          *(space_.spell(t.settings[name]) for name in self.space)])
         more = len(self.trials) - SHOWN
@@ -388,6 +396,14 @@ def _line(trial):
     return json.dumps(trial._asdict(), allow_nan=False) + "\n"
 
 
+def _complete(fields):
+    """The fields of a trial, also of one whose search knew but its accuracy."""
+    if "measures" in fields or fields["score"] is None:
+        return {"measures": {}, "best_epoch": None, **fields}
+    return {**fields, "measures": {"validation_accuracy": fields["score"]},
+            "best_epoch": fields["accuracy"].index(fields["score"]) + 1}
+
+
 def ranked(trials):
     """Trials from best to worst, failed ones last; of equal ones the first."""
     return sorted(trials, key=lambda t: (t.score is None, -(t.score or 0), STAGES.index(t.stage), t.number))
@@ -410,7 +426,9 @@ def read_config(path, methods=METHODS):
     if not file.is_file():
         raise expected(path, "the folder of a search, with a search.json", "none")
     try:
-        config = json.loads(file.read_text())
+        config = {"storage": None, **EXPERIMENTS["mlp"].config_later, **json.loads(file.read_text())}
+        if config.get("model") in SHAPES and isinstance(config.get("settings"), dict):
+            config["settings"] = complete(config["model"], config["settings"])
         absent = {*KINDS} - {*config}
         if not absent and config["model"] in SHAPES:
             absent = {*KNOWN[config["model"]], "model"} - {*config["settings"]}

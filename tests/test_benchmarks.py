@@ -3,12 +3,15 @@ summaries, the check that both sides do the same; and that the scripts run."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nnlite.errors import NnliteError
+from nnlite.layers import Concat, Linear
 from nnlite.models import MODELS
 from nnlite.models.vae import Batch
 from nnlite.ops.reference import ReferenceOps
@@ -17,13 +20,19 @@ from nnlite.presets import PRESETS
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import bench_images  # noqa: E402
+import bench_models  # noqa: E402
+import cases  # noqa: E402
 import rows  # noqa: E402
-from bench_models import gflop, losses_differ, many_faces, speedups, ways  # noqa: E402
-from counting import classifier_step, vae_step  # noqa: E402
+import steps  # noqa: E402
+from cases import gflop  # noqa: E402
+from comparison import logits_differ, losses_differ, speedups  # noqa: E402
+from counting import classifier_forward, classifier_step, products, vae_step  # noqa: E402
+from memory import forget_peak, peak_mib, resident_mib  # noqa: E402
+from steps import many_faces  # noqa: E402
 
 
 class CountingOps(ReferenceOps):
-    """Adds up 2 m n k of every product of matrices (m, k), or (..., k), and (k, n)."""
+    """Adds up 2 m n k of every product of matrices (..., m, k) and (..., k, n)."""
 
     def __init__(self):
         self.count = 0
@@ -31,8 +40,17 @@ class CountingOps(ReferenceOps):
         self.xp.matmul = self.matmul
 
     def matmul(self, a, b):
-        self.count += 2 * a.size * b.shape[1]
+        self.count += 2 * a.size * b.shape[-1]
         return np.matmul(a, b)
+
+    def depthwise_conv2d(self, x, W, *options):
+        y = super().depthwise_conv2d(x, W, *options)
+        self.count += 2 * y.size * W.shape[0] * W.shape[1]
+        return y
+
+    def depthwise_conv2d_backward(self, dy, x, W, *options):
+        self.count += 2 * 2 * dy.size * W.shape[0] * W.shape[1]
+        return super().depthwise_conv2d_backward(dy, x, W, *options)
 
 
 @pytest.mark.parametrize("preset", ["posed-m1-5", "posed-m2-3", "posed-m3-kl-7", "posed-m3-kl-9", "spontaneous-m1-1"])
@@ -70,7 +88,46 @@ def test_count_of_a_classifier(name, options):
     ops.count = 0
     y = model.forward(np.zeros((B, *shape), "float32"), train=True)
     model.backward(np.zeros_like(y), need_dx=False)
-    assert classifier_step(model.layers, shape, B) == ops.count
+    assert classifier_step(model, (B, *shape)) == ops.count
+
+
+SMALL = {"effnetv2s": {"width": 0.2, "depth": 0.2, "top_filters": 16}, "resnet-small": {}, "vit-tiny": {},
+         "vit-tiny of kept inputs": {"recompute": True}}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_count_of_blocks(name):
+    ops, x_shape = CountingOps(), (2, 36, 36, 2)
+    model = MODELS[name.split()[0]](shape=x_shape[1:], classes=5, **SMALL[name]).build(ops)
+    ops.count = 0
+    y = model.forward(np.zeros(x_shape, "float32"))
+    forward = ops.count
+    assert classifier_forward(model, x_shape) == forward
+    ops.count = 0
+    model.forward(np.zeros(x_shape, "float32"), train=True)
+    model.backward(np.zeros_like(y), need_dx=False)
+    twice = 0   # q k^T in backward; with recompute all blocks'
+    if name.startswith("vit"):
+        T, D, blocks = 37, 128, model.layers[3]
+        twice = len(blocks.layers) * 2 * 2 * T * T * D
+        twice += sum(products(blocks, (2, T, D))) if SMALL[name] else 0
+    assert classifier_step(model, x_shape) == ops.count - twice
+
+
+@pytest.mark.parametrize("name, shape", [("resnet50", (224, 224, 3)), ("vit-b16", (224, 224, 3)),
+                                         ("effnetv2s", (64, 64, 3)), ("effnetv2s-small", (48, 48, 1))])
+def test_count_is_pytorchs(name, shape):
+    torch = pytest.importorskip("torch", reason="PyTorch, of the extra peers, is not installed")
+    import torch_peers
+    from torch.utils.flop_counter import FlopCounterMode
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        torch_peers.NETS[name](channels=shape[2], classes=7)(torch.zeros(2, shape[2], *shape[:2]))
+    assert classifier_forward(MODELS[name](shape=shape, classes=7), (2, *shape)) == counter.get_total_flops()
+
+
+def test_layers_that_nobody_counts():
+    with pytest.raises(TypeError, match="Concat"):
+        products(Concat(Linear(3, 2), Linear(3, 2)), (4, 3))
 
 
 def test_count_of_a_fully_connected_net():
@@ -101,12 +158,54 @@ def test_as_many_faces_as_fer2013_has():
     assert data.images.shape == (28_709, 48, 48, 1) and len(data.split["train"]) == len(data.labels) == 28_709
 
 
+def ways(preset, device):
+    return cases.ways(PRESETS[preset], device)
+
+
 def test_ways_of_pytorch():
     assert list(ways("posed-m3-kl-7", "cpu")) == ["nnlite", "adam", "fused", "compiled"]
-    assert list(ways("mlp-fer2013", "cpu")) == ["nnlite"] + [
-        f"{mode}-{way}-contiguous" for mode in ("eager", "compiled") for way in ("default", "foreach", "fused")]
-    assert len(ways("cnn4", "cpu")) == 1 + 12 and len(ways("cnn4", "cuda")) == 1 + 18
+    for preset in ("mlp-fer2013", "vit-b16"):
+        assert list(ways(preset, "cpu")) == ["nnlite"] + [
+            f"{mode}-{way}-contiguous" for mode in ("eager", "compiled") for way in ("default", "foreach", "fused")]
+    for preset in ("cnn4", "effnetv2s", "resnet50"):
+        assert len(ways(preset, "cpu")) == 1 + 12 and len(ways(preset, "cuda")) == 1 + 18
     assert ways("cnn5", "cpu")["eager-fused-channels_last"] == "PyTorch, fused SGD, channels last"
+
+
+def test_ways_of_inference():
+    assert list(cases.inference_ways(PRESETS["vit-tiny"], "cpu")) == [
+        "nnlite", "captured", "eager-contiguous", "compiled-contiguous", "frozen-contiguous"]
+    labels = cases.inference_ways(PRESETS["effnetv2s"], "cuda")
+    assert len(labels) == 2 + 8 and labels["eager-channels_last"] == "PyTorch, channels last"
+    assert list(cases.chosen(labels, ["eager"])) == ["nnlite", "captured", "eager-channels_last", "eager-contiguous"]
+
+
+def test_settings_over_a_preset():
+    found = cases.settings_of("effnetv2s-small", ["width=1", "top_filters=1280"], 4)
+    assert (found["width"], found["top_filters"], found["batch_size"]) == (1.0, 1280, 4)
+    assert found["depth"] == PRESETS["effnetv2s-small"]["depth"] and PRESETS["effnetv2s-small"]["width"] == 1.3
+    assert cases.settings_of("resnet50")["batch_size"] == cases.settings_of("vit-b16")["batch_size"] == 4
+    assert cases.settings_of("resnet50", ["batch_size=8"])["batch_size"] == 8
+    assert cases.seen_shape(found) == (48, 48, 1) and cases.seen_shape(PRESETS["resnet50"]) == (224, 224, 3)
+    for wrong in (["widht=1"], ["width"], ["width=-1"], ["freeze=stem.*"], ["micro_batch=2"]):
+        with pytest.raises(NnliteError, match="--set"):
+            cases.settings_of("effnetv2s", wrong)
+    with pytest.raises(NnliteError, match="--batch-size"):
+        cases.settings_of("effnetv2s", [], 0)
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "effnetv2s", "--set", "widht=1"], ["--inference"],
+                                       ["--preset", "cnn4", "--inference"], ["--peak"],
+                                       ["--preset", "cnn4", "--peak", "--device", "cuda"]])
+def test_what_cannot_be_measured_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        bench_models.main(arguments)
+    assert end.value.code == 2 and "expected" in capsys.readouterr().err
+
+
+def test_large_nets_have_few_steps():
+    assert cases.steps_of(1.66) == cases.steps_of(7) == 100 and cases.steps_of(100) == 10 and cases.steps_of(500) == 3
+    assert cases.warm_up_of(1.66) == 20 and cases.warm_up_of(10) == 10 and cases.warm_up_of(500) == 3
 
 
 @pytest.mark.parametrize("preset, count", [("mlp-fer2013", 3_313_007), ("cnn4", 417_575), ("cnn4-plain", 416_935)])
@@ -115,6 +214,35 @@ def test_parameters_of_the_peers(preset, count):
     import peers
     net = peers.classifier(PRESETS[preset], (48, 48, 1), 7)
     assert sum(parameter.numel() for parameter in net.parameters()) == count
+
+
+@pytest.mark.parametrize("preset", cases.PUBLISHED)
+def test_parameters_of_the_published_nets(preset):
+    torch = pytest.importorskip("torch", reason="PyTorch, of the extra peers, is not installed")
+    import torch_peers
+    with torch.device("meta"):
+        net = torch_peers.net(PRESETS[preset], cases.seen_shape(PRESETS[preset]), 7, depth_p=0.2)
+    specs = [layer.param_specs for _, layer in cases.make_model(PRESETS[preset]).walk()]
+    assert sum(parameter.numel() for parameter in net.parameters()) == sum(
+        int(np.prod(shape)) for spec in specs for shape, _ in spec.values())
+
+
+@pytest.mark.parametrize("preset, assignments", [
+    ("vit-tiny", []), ("cnn4-moved", ["batch_size=3"]),
+    ("effnetv2s", ["width=0.2", "depth=0.2", "batch_size=6"]),
+    ("effnetv2s", ["width=0.2", "depth=0.2", "batch_size=6", "rotate=0", "shift=0", "zoom=0", "contrast=0",
+                   "brightness=0"])])
+def test_first_losses_are_the_same(preset, assignments, monkeypatch):
+    """Of nnlite's reference ops and of PyTorch, over three steps on warped, moved and mirrored images, with balanced
+    classes."""
+    pytest.importorskip("torch", reason="PyTorch, of the extra peers, is not installed")
+    pytest.importorskip("safetensors", reason="safetensors, of the extra weights, is missing")
+    few = many_faces()
+    monkeypatch.setattr(steps, "many_faces", lambda: replace(few, split={"train": np.arange(0, 28_000, 997)}))
+    settings = cases.settings_of(preset, ["batch_size=4", *assignments])
+    ours = steps.first_losses(settings, "reference", "nnlite")
+    theirs = steps.first_losses({**settings}, "cpu", "eager-fused-channels_last")
+    assert ours == pytest.approx(theirs, rel=1e-4) and len(set(ours)) == len(ours) == steps.CHECKED
 
 
 # -- the comparison ---------------------------------------------------------------------------------------------------
@@ -181,10 +309,36 @@ def test_first_losses_are_compared():
     assert losses_differ([SimpleNamespace(name="nnlite", problem=None, hello={})]) is None
 
 
+def test_logits_are_compared():
+    contestant = lambda name, *logits: SimpleNamespace(name=name, problem=None, hello={"logits": logits})
+    ours = contestant("nnlite", 4.0, -1.0)
+    assert logits_differ([ours, contestant("a", 4.0, -1.001)]) == pytest.approx(2.5e-4)
+    for other in (-1.01, float("nan")):
+        with pytest.raises(SystemExit, match="logits: a's"):
+            logits_differ([ours, contestant("a", 4.0, other)])
+    assert logits_differ([ours]) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells the peak of a process")
+def test_peak_is_that_since_it_was_forgotten():
+    size = 64   # MiB
+    bytearray(b"x" * (4 * size << 20))
+    forget_peak()
+    before = resident_mib()
+    assert peak_mib() == pytest.approx(before, abs=size / 2)
+    bytearray(b"x" * (size << 20))
+    assert size / 2 < peak_mib() - before < 3 * size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script, arguments", [
     ("bench_models.py", ["--steps", "2", "--rounds", "1", "--ways", "fused"]),
     ("bench_models.py", ["--preset", "cnn4", "--steps", "2", "--rounds", "1", "--ways", "eager-fused-channels_last"]),
+    ("bench_models.py", ["--preset", "vit-tiny", "--batch-size", "4", "--steps", "1", "--rounds", "1", "--ways",
+                         "eager-fused"]),
+    ("bench_models.py", ["--preset", "effnetv2s", "--set", "width=0.2", "depth=0.2", "--inference", "--steps", "1",
+                         "--rounds", "1", "--ways", "eager"]),
+    ("bench_models.py", ["--preset", "effnetv2s", "--set", "width=0.2", "depth=0.2", "--batch-size", "4", "--peak"]),
     ("bench_layers.py", ["gaussian_kl", "ELU", "--seconds", "0.01", "--rounds", "1"]),
     ("bench_images.py", ["conv 3x3 50x6", "ReLU 10x1000", "50x7", "--seconds", "0.01", "--rounds", "1"])])
 def test_scripts_run(script, arguments, tmp_path):

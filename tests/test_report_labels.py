@@ -204,47 +204,89 @@ def test_the_tables(evaluated):
 # The production check
 
 
-def test_the_production_check(tmp_path):
-    """The other set has its classes in another order; 'fear' is lost there, 'neutral' is not there."""
-    data = image_set()
-    order = ("happy", "fear", "angry")
-    other = image_set(order, {"train": 40}, seed=5, source="another set")
-    run = make_run(tmp_path / "run", data, some_probabilities(data, 9.0))
+def other_set(run, order, called, seed=5):
+    """40 images whose classes come in another order; the model calls one of class c what called(c) says."""
+    other = image_set(order, {"train": 40}, seed=seed, source="another set")
     number = np.array([CLASSES.index(name) for name in order])[other.labels]
-    called = np.where(number == 1, 2, number)   # fear is called happy
-    for image, p in zip(other.images, np.eye(4)[called]):
+    said = np.array([called(c) for c in number])
+    for image, p in zip(other.images, np.eye(4)[said]):
         run.experiment.known[image.tobytes()] = p
+    return other, number, said
+
+
+def test_the_production_check(tmp_path):
+    """The other set has its classes in another order; all of 'fear' is called happy there."""
+    sk = pytest.importorskip("sklearn.metrics")
+    data = image_set()
+    run = make_run(tmp_path / "run", data, some_probabilities(data, 9.0))
+    other, number, called = other_set(run, ("happy", "neutral", "fear", "angry"), lambda c: 2 if c == 1 else c)
     said = []
     result = report_labels.evaluate(run, progress=said.append, data=other)
-    found, test = result["production"], result["parts"]["test"]
+    found = result["production"]
     assert found["source"] == "another set" and found["images"] == 40
     assert found["accuracy"] == np.mean(number != 1)
-    happy, fear = np.sum(number == 2), np.sum(number == 1)
-    wanted = {"angry": 1.0, "fear": 0.0, "happy": 2 * happy / (2 * happy + fear), "neutral": None}
-    for row, before in zip(found["f1_change"], test["per_class"]):
-        assert row["test"] == before["f1"] and row["production"] == pytest.approx(wanted[row["class"]])
-        if wanted[row["class"]] is not None:
-            assert row["change"] == pytest.approx(wanted[row["class"]] - before["f1"])
-    assert {row["class"] for row in found["f1_change"] if row["fell"]} == {"fear", "happy"}
-    assert found["f1_change"][3] == {"class": "neutral", "test": test["per_class"][3]["f1"], "production": None,
-                                     "change": None, "fell": False}
-    verdict = said[0].partition("fell most: ")[2]
-    assert verdict.startswith("fear (-") and ", happy (-" in verdict
+    rows = data.split["test"]
+    truth, own = data.labels[rows], some_probabilities(data, 9.0)[rows].argmax(axis=1)
+    before = dict(zip(("precision", "recall", "f1"), sk.precision_recall_fscore_support(truth, own, labels=range(4))))
+    after = dict(zip(("precision", "recall", "f1"),
+                     sk.precision_recall_fscore_support(number, called, labels=range(4), zero_division=np.nan)))
+    assert [row["class"] for row in found["changes"]] == list(CLASSES)
+    for place, row in enumerate(found["changes"]):
+        for measure in ("precision", "recall", "f1"):
+            old, new = before[measure][place], after[measure][place]
+            if np.isnan(new):   # precision of fear, which is never predicted
+                assert (row["class"], measure) == ("fear", "precision")
+                assert row[measure] == {"test": pytest.approx(old), "production": None, "change": None}
+            else:
+                assert row[measure] == pytest.approx({"test": old, "production": new, "change": new - old})
+    assert found["flagged"] == ["fear", "happy"]
+    assert json.loads((run.path / "report" / "metrics.json").read_text())["production"] == found
+    table = said[0].partition("Each class, production against test\n")[2].splitlines()
+    assert [word for word in table[0].split() if word.strip("-")] == ["precision", "recall", "F1"]
+    cells = next(line for line in table if line.startswith("fear")).split()
+    assert cells[2:4] == ["-", "-"] and cells[5] == "0.000"
+    assert cells[8:] == ["0.000", f"{-before['f1'][1]:+.3f}", "fell"]
+    assert next(line for line in table if line.startswith("angry")).split()[-1] != "fell"
+    happy = after["f1"][2] - before["f1"][2]
+    assert f"F1 fell most: fear ({-before['f1'][1]:+.3f}); also by more than 0.05: happy ({happy:+.3f})" in said[0]
     names = {path.name for path in (run.path / "report").iterdir()}
-    assert {"production.png", "production_normalised.png"} <= names
+    assert {"production.png", "production_normalised.png", "production_change.png"} <= names
 
 
-def test_no_class_fell(tmp_path, no_pictures):
-    data, said = image_set(), []
-    run = make_run(tmp_path / "run", data, some_probabilities(data, 9.0))
-    result = report_labels.evaluate(run, progress=said.append, data=data)
-    assert "no class fell by more than 0.05" in said[0]
-    assert len(result["production"]["f1_change"]) == 4
+def scored(*f1):
+    return {"per_class": [{"class": name, "precision": 0.5, "recall": 0.5, "f1": value}
+                          for name, value in zip(CLASSES, f1)]}
+
+
+@pytest.mark.parametrize("after, flagged, words", [
+    ((0.5, 0.5, 0.5, 0.5), [], "F1 fell for no class"),
+    ((0.6, 0.5, 0.48, 0.49), ["happy"], "F1 fell most: happy (-0.020); for no class by more than 0.05"),
+    ((0.6, 0.5, 0.40, 0.49), ["happy"], "F1 fell most: happy (-0.100); for no other class by more than 0.05"),
+    ((0.4, 0.3, 0.44, 0.46), ["fear", "angry", "happy"],
+     "F1 fell most: fear (-0.200); also by more than 0.05: angry (-0.100), happy (-0.060)"),
+    ((np.nan, 0.5, 0.44, np.nan), ["happy"], "F1 fell most: happy (-0.060); for no other class by more than 0.05"),
+])
+def test_which_classes_are_flagged(after, flagged, words):
+    found = report_labels.changes(scored(0.5, 0.5, 0.5, 0.5), scored(*after))
+    assert found["flagged"] == flagged and report_labels._verdict(found) == words
+
+
+def test_the_same_images_change_nothing(tmp_path, no_pictures):
+    data, said = image_set(parts={"train": 20, "validation": 10, "test": 40}), []
+    run = make_run(tmp_path / "run", data, some_probabilities(data))
+    rows = data.split["test"]
+    same = image_set(parts={"train": 40}, images=data.images[rows], labels=data.labels[rows])
+    result = report_labels.evaluate(run, progress=said.append, data=same)
+    assert all(row[measure]["change"] == 0 for row in result["production"]["changes"]
+               for measure in ("precision", "recall", "f1"))
+    assert "F1 fell for no class" in said[0] and result["production"]["flagged"] == []
 
 
 @pytest.mark.parametrize("other, message", [
     (lambda: image_set(("angry", "bored"), source="b.h5"),
      "b.h5: expected images of the classes angry, fear, happy, neutral, got 'bored'"),
+    (lambda: image_set(("angry", "fear", "neutral"), source="d.h5"),
+     "d.h5: expected images of the classes angry, fear, happy, neutral, got no class 'happy'"),
     (lambda: image_set(channels=3, source="c.h5"), r"c.h5: expected images \(8, 8, 1\) .*, got \(8, 8, 3\)"),
 ])
 def test_another_set_that_does_not_fit(tmp_path, other, message):
@@ -252,6 +294,17 @@ def test_another_set_that_does_not_fit(tmp_path, other, message):
     with pytest.raises(NnliteError, match=message):
         report_labels.evaluate(run, progress=lambda line: None, data=other())
     assert not (run.path / "report").exists()
+
+
+def test_the_bars_of_the_production_check():
+    pytest.importorskip("matplotlib")
+    found = report_labels.changes(scored(0.5, 0.9, 0.5, 0.5), scored(0.6, 0.3, 0.45, 0.5))
+    found["changes"][3]["f1"] = {"test": 0.5, "production": None, "change": None}
+    figure = plots_labels.changes(found["changes"], found["flagged"])
+    f1 = figure.axes[0]
+    assert [bar.get_width() for bar in f1.patches] == pytest.approx([0.5, 0.9, 0.5, 0.5, 0.6, 0.3, 0.45, 0])
+    assert [text.get_text() for text in f1.texts] == ["+0.100", "-0.600", "-0.050", "undefined"]
+    assert [label.get_text() for label in f1.get_yticklabels() if label.get_fontweight() == "bold"] == found["flagged"]
 
 
 # Pictures

@@ -11,31 +11,32 @@ import os
 import shlex
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 from scipy import stats
 
 import small_runs
-from nnlite import search, space, train, trials
+from nnlite import plots_search, search, space, study, train, trials
 from nnlite.experiments import LabelExperiment
 from nnlite.ops import get_ops
 from small_runs import image_file, snapshot
 
 context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-context.set_forkserver_preload(["test_search"])
+context.set_forkserver_preload(["test_search", "optuna.samplers", "optuna.storages.journal"])
 
 RATE = "learning_rate=log:0.01:1"
 TWO = ["--space", RATE, "--space", "hidden=[6],[5,4]"]
 
 
-draw_picture = trials.Search.draw_picture
+draw_pictures = trials.Search.draw_pictures
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """They take most of the time of a small search; tests that look at them put draw_picture back."""
-    monkeypatch.setattr(trials.Search, "draw_picture", lambda found: None)
+    """They take most of the time of a small search; tests that look at them put draw_pictures back."""
+    monkeypatch.setattr(trials.Search, "draw_pictures", lambda found: None)
 
 
 def words(data, out, *more, trials=4, space=TWO):
@@ -134,6 +135,14 @@ def test_settings_are_drawn_independently():
     assert abs(stats.spearmanr(*np.array([[*pair] for pair in pairs]).T).statistic) < 0.06
 
 
+def test_steps():
+    counts = collections.Counter(drawn("keep_prob=0.5:1:step0.05"))
+    assert sorted(counts) == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0]
+    assert stats.chisquare([*counts.values()]).pvalue > 0.01
+    counts = collections.Counter(drawn("hidden=16:160:step8"))
+    assert sorted(counts) == list(range(16, 161, 8)) and all(type(value) is int for value in counts)
+
+
 # -- grids -------------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +161,12 @@ def test_points_of_a_grid():
 
 def test_whole_points_come_once():
     assert grid_of("batch_size=1:3:6")["batch_size"].axis() == [1, 2, 3]
+
+
+def test_all_steps_are_points():
+    part, = grid_of("keep_prob=0.2:0.5:step0.1").values()
+    assert part.axis() == [0.2, 0.3, 0.4, 0.5] and str(part) == "0.2:0.5:step0.1"
+    assert str(grid_of("batch_size=16:160:step8")["batch_size"]) == "16:160:step8"
 
 
 def test_part_of_a_grid():
@@ -180,6 +195,14 @@ def test_narrowing():
     for number in range(1, 50):
         values = space.draw(narrow, number, seed=0, stage="fine")
         assert 1e-5 <= values["learning_rate"] <= 0.1 and 13 <= values["batch_size"] <= 40
+
+
+def test_narrowed_steps():
+    part, = space.parse("cnn4", ["keep_prob=0.2:1:step0.05"], grid=False).values()
+    narrow = part.around([0.5, 0.6, 0.7])   # margin 0.1
+    assert (narrow.low, narrow.high, narrow.step) == (0.4, 0.8, 0.05)
+    assert (part.around([0.5, 0.55, 0.7]).axis()[0], part.around([0.9, 1.0]).high) == (0.4, 1.0)
+    assert set(narrow.axis()) <= set(part.axis())
 
 
 def test_narrowed_ranges_estimate_the_ends():
@@ -230,15 +253,19 @@ class Told:
     def validate(self):
         return {"validation_loss": 1.0, "validation_accuracy": next(self.accuracy)}
 
+    def validated(self, values):
+        self.told = values
 
-NAN, INF = math.nan, math.inf
+
+NAN, INF, VALUES = math.nan, math.inf, {"validation_loss": 1.0, "validation_accuracy": 0.75}
 
 
 @pytest.mark.parametrize("losses, accuracy, found, steps", [
-    ([3, 1, 2, 4, 1, 0], [0.5, 0.75, 0.25], (True, [0.5, 0.75, 0.25], [2, 3, 0.5]), 6),
-    ([3, 1, NAN, 4, 1, 0], [0.5], (False, [0.5], [2]), 3),
-    ([INF, 1], [], (False, [], []), 1),
-    ([3, 1, 2, 4], [0.5, NAN], (False, [0.5], [2]), 4),
+    ([3, 1, 2, 4, 1, 0], [0.5, 0.75, 0.25], (True, 0.75, 2, VALUES, [0.5, 0.75, 0.25], [2, 3, 0.5]), 6),
+    ([3, 1, 2, 4], [0.75, 0.75], (True, 0.75, 1, VALUES, [0.75, 0.75], [2, 3]), 4),
+    ([3, 1, NAN, 4, 1, 0], [0.5], (False, None, None, {}, [0.5], [2]), 3),
+    ([INF, 1], [], (False, None, None, {}, [], []), 1),
+    ([3, 1, 2, 4], [0.5, NAN], (False, None, None, {}, [0.5], [2]), 4),
 ])
 def test_a_trial(losses, accuracy, found, steps):
     told, shown = Told(losses, accuracy), []
@@ -253,7 +280,19 @@ def test_a_trial_that_is_stopped():
 
 def test_patience_counts_from_the_best_validation():
     told = Told([1] * 12, [0.1, 0.6, 0.5, 0.6, 0.9, 0.9], patience=4)
-    assert trials.train(told, lambda: False, lambda done: None)[1] == [0.1, 0.6, 0.5, 0.6]
+    assert trials.train(told, lambda: False, lambda done: None).accuracy == [0.1, 0.6, 0.5, 0.6]
+
+
+def test_what_is_watched_decides_the_best_epoch():
+    """By the loss, whose negative is to be largest; keep() is called at each epoch that is the best so far, and the
+    experiment is told of every validation."""
+    told, losses, kept, heard = Told([1] * 8, [0.1, 0.6, 0.5, 0.4]), iter([3.0, 2.0, 1.5, 1.8]), [], []
+    told.criterion, accuracy = "validation_minus_loss", told.accuracy
+    told.validate = lambda: {"validation_accuracy": next(accuracy), "validation_minus_loss": -next(losses)}
+    told.validated = lambda values: heard.append(values["validation_accuracy"])
+    found = trials.train(told, lambda: False, lambda done: None, lambda: kept.append(told.steps // 2))
+    assert (found.score, found.best_epoch, found.measures["validation_accuracy"]) == (-1.5, 3, 0.5)
+    assert kept == [1, 2, 3] and heard == [0.1, 0.6, 0.5, 0.4]
 
 
 # -- a whole search ----------------------------------------------------------------------------------------------------
@@ -261,7 +300,8 @@ def test_patience_counts_from_the_best_validation():
 
 def test_end_to_end(whole):
     out, text = whole
-    assert sorted(path.name for path in out.iterdir()) == ["search.json", "search.png", "trials.csv", "trials.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "parallel.png", "search.json", "search.png",
+                                                           "trials.csv", "trials.jsonl"]
     found = lines(out)
     assert [(line["stage"], line["number"]) for line in found] == [("coarse", n) for n in (1, 2, 3, 4)] + [
         ("fine", n) for n in (1, 2, 3)]
@@ -319,13 +359,14 @@ def test_the_data_is_read_once(data, tmp_path, monkeypatch):
 
 
 def test_grid_search(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trials.Search, "draw_picture", draw_picture)
-    two = ["--space", "learning_rate=log:0.01:1:3", "--space", "momentum=0,0.5"]
+    monkeypatch.setattr(trials.Search, "draw_pictures", draw_pictures)
+    two = ["--space", "learning_rate=log:0.01:1:3", "--space", "momentum=0,0.5", "--set", "hidden=[6]"]
     full = tmp_path / "full"
     assert search.main(words(data, full, "--method", "grid", trials=100, space=two)) == 0
     points = [tuple(line["settings"].values()) for line in lines(full)]
     assert points == list(itertools.product([0.01, 0.1, 1.0], [0.0, 0.5]))
     assert "--trials" not in capsys.readouterr().err
+    monkeypatch.setattr(trials.Search, "draw_pictures", lambda found: None)
     some = tmp_path / "some"
     assert search.main(words(data, some, "--method", "grid", trials=4, space=two)) == 0
     assert "the grid has 6 points; --trials 4 takes 4 of them" in capsys.readouterr().err
@@ -336,9 +377,9 @@ def test_grid_search(data, tmp_path, capsys, monkeypatch):
 
 def test_a_trial_that_diverges_counts_as_failed(data, tmp_path, capsys, monkeypatch):
     """SGD at a rate of 1e30 overflows in a few steps; the search goes on."""
-    monkeypatch.setattr(trials.Search, "draw_picture", draw_picture)
+    monkeypatch.setattr(trials.Search, "draw_pictures", draw_pictures)
     out = tmp_path / "s"
-    both = ["--space", "learning_rate=0.05,1e30"]
+    both = ["--space", "learning_rate=0.05,1e30", "--set", "hidden=[6]"]
     assert search.main(words(data, out, "--method", "grid", space=both)) == 0
     good, bad = lines(out)
     assert good["score"] is not None and bad["score"] is None and bad["settings"] == {"learning_rate": 1e30}
@@ -349,8 +390,8 @@ def test_a_trial_that_diverges_counts_as_failed(data, tmp_path, capsys, monkeypa
 
 
 def test_nothing_but_failures(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trials.Search, "draw_picture", draw_picture)
-    worst = ["--space", "learning_rate=log:1e30:1e31"]
+    monkeypatch.setattr(trials.Search, "draw_pictures", draw_pictures)
+    worst = ["--space", "learning_rate=log:1e30:1e31", "--set", "hidden=[6]"]
     assert search.main(words(data, tmp_path / "s", trials=2, space=worst)) == 1
     assert "every one failed" in capsys.readouterr().err
     assert search.main(words(data, tmp_path / "f", "--fine", 2, trials=2, space=worst)) == 1
@@ -365,8 +406,375 @@ def test_the_default_space(data, tmp_path):
 def test_without_matplotlib(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trials.report_labels, "missing_extra", lambda: "matplotlib is not here")
     assert search.main(words(data, tmp_path / "s", trials=1)) == 0
-    assert "no picture: matplotlib is not here" in capsys.readouterr().out
+    assert "no pictures: matplotlib is not here" in capsys.readouterr().out
     assert (tmp_path / "s" / "trials.csv").exists() and not (tmp_path / "s" / "search.png").exists()
+
+
+# -- TPE ---------------------------------------------------------------------------------------------------------------
+
+RATES = ["--space", RATE, "--space", "hidden=[6],[5,4]", "--space", "keep_prob=0.5:1:step0.25"]
+
+
+def tpe_words(data, out, *more, trials=12):
+    return words(data, out, "--method", "tpe", *more, "--epochs", 1, trials=trials, space=RATES)
+
+
+def study_of(path):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    return optuna.load_study(study_name="nnlite", storage=JournalStorage(JournalFileBackend(str(path))))
+
+
+def told(folder, journal=None):
+    """What a TPE search found, without how long it took, and without trials that were begun in vain."""
+    done = [t for t in study_of(journal or folder / "study.journal").trials if t.state.name in ("COMPLETE", "PRUNED")]
+    return sorted(({key: value for key, value in t.user_attrs["nnlite"].items() if key != "seconds"} for t in done),
+                  key=lambda trial: trial["number"])
+
+
+@pytest.fixture(scope="module")
+def tpe(data, tmp_path_factory):
+    pytest.importorskip("optuna")
+    out = tmp_path_factory.mktemp("tpe") / "whole"
+    assert search.main(tpe_words(data, out)) == 0
+    return out
+
+
+def test_tpe_end_to_end(tpe, data):
+    """Optuna's own view of the file: it was told the best validation accuracy, to be made large, and drew from the
+    space; what was trained is what it drew, to four digits."""
+    names = {path.name for path in tpe.iterdir()}
+    assert names == {"search.json", "study.journal", "study.journal.workers", "trials.csv", "search.png", "curves.png",
+                     "parallel.png", "importances.png"}
+    study = study_of(tpe / "study.journal")
+    assert study.direction.name == "MAXIMIZE" and len(study.trials) == 12
+    for trial in study.trials:
+        record = trial.user_attrs["nnlite"]
+        assert trial.value == record["score"] == max(record["accuracy"]) and record["number"] == trial.number + 1
+        assert record["settings"]["hidden"] in ([6], [5, 4])
+        assert trial.params["hidden"] == str(record["settings"]["hidden"]).replace(" ", "")
+        assert record["settings"]["keep_prob"] == trial.params["keep_prob"] in (0.5, 0.75, 1.0)
+        assert record["settings"]["learning_rate"] == pytest.approx(trial.params["learning_rate"], rel=1e-3)
+    assert trial.distributions["learning_rate"].log and trial.distributions["keep_prob"].step == 0.25
+    with open(tpe / "trials.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in table] == sorted((t.value for t in study.trials), reverse=True)
+    assert len({row["learning_rate"] for row in table}) == 12
+
+
+def test_a_trial_of_tpe_is_trained_as_any_other(tpe, data):
+    record = told(tpe)[3]
+    config, images = train.resolve(train.parser().parse_args(
+        ["--model", "mlp", "--data", str(data), "--epochs", "1", "--device", "reference",
+         *(word for key, value in record["settings"].items() for word in ("--set", f"{key}={space.spell(value)}"))]))
+    experiment = LabelExperiment.from_config(config, images, get_ops("reference"))
+    experiment.restart()
+    for iteration in range(config["iterations"]):
+        experiment.step(iteration)
+    assert experiment.validate() == record["measures"]
+
+
+def _half_a_journal_line(countdown):
+    """A process that dies while it writes, with the lock in its hands."""
+    from optuna.storages.journal import JournalFileBackend
+
+    def append(backend, logs):
+        if countdown.left == 1:
+            backend._lock.acquire()
+            with open(backend._file_path, "ab") as file:
+                file.write(b'{"op_code":4,"worker')
+        countdown()
+        whole(backend, logs)
+    whole, JournalFileBackend.append_logs = JournalFileBackend.append_logs, append
+
+
+def _around_study(name, **when):
+    from optuna.study import Study
+    small_runs._around(Study, name, **when)
+
+
+def sleep_at(countdown):
+    """Like a process in the midst of a long step."""
+    countdown.left -= 1
+    if not countdown.left:
+        print("asleep", flush=True)
+        time.sleep(60)
+
+
+TPE_POINTS = {
+    "in a step": lambda countdown: small_runs._around(LabelExperiment, "step", after=countdown),
+    "sleep in a step": lambda countdown: small_runs._around(LabelExperiment, "step", after=lambda: sleep_at(countdown)),
+    "half a journal line": _half_a_journal_line,
+    "before drawing": lambda countdown: _around_study("ask", before=countdown),
+    "behind drawing": lambda countdown: _around_study("ask", after=countdown),
+    "before telling": lambda countdown: _around_study("tell", before=countdown),
+    "behind telling": lambda countdown: _around_study("tell", after=countdown),
+}
+TPE_KILLS = [("in a step", 30), ("half a journal line", 41), ("behind drawing", 11), ("before telling", 11)]
+MORE_KILLS = [("half a journal line", 5), ("before drawing", 4), ("behind telling", 12)]
+
+
+@pytest.mark.parametrize("place, number", [*TPE_KILLS, *(pytest.param(*kill, marks=pytest.mark.slow)
+                                                         for kill in MORE_KILLS)])
+def test_tpe_killed(place, number, data, tpe, tmp_path, capsys):
+    """Wherever it is killed: gone on with, it draws and finds what it would have found at once; no trial is lost, and
+    that which was running has the same settings again."""
+    out = tmp_path / "s"
+    run_until_killed(tpe_words(data, out), tmp_path / "text", place, number)
+    before = {trial["number"]: trial for trial in told(out)}
+    running = [t for t in study_of(out / "study.journal").trials if t.state.name == "RUNNING"]
+    assert search.main(["--out", str(out), "--resume", "--device", "reference"]) == 0
+    assert told(out) == told(tpe) and all(told(out)[n - 1] == trial for n, trial in before.items())
+    trials_now = study_of(out / "study.journal").trials
+    assert [t.state.name for t in trials_now if t.number in {r.number for r in running}] == ["FAIL"] * len(running)
+    for one in running:
+        if "number" in one.user_attrs:   # it had been drawn completely
+            again = [t for t in trials_now if t.user_attrs["number"] == one.user_attrs["number"] and t is not one]
+            assert [t.params for t in again] == [one.params] * 2
+
+
+def run_until_killed(arguments, text, place, number):
+    process = context.Process(target=work, args=(arguments, str(text), place, number))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL, text.read_text()
+
+
+def join(arguments, text):
+    """Runs the command in this process, its output in a file."""
+    stream = open(text, "w", buffering=1)
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    trials.Search.draw_pictures = lambda found: None
+    sys.exit(search.main(arguments))
+
+
+def test_two_processes_share_the_trials(data, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    out = tmp_path / "s"
+    assert search.main(tpe_words(data, out, trials=1)) == 0
+    again = ["--out", str(out), "--resume", "--device", "reference", "--trials", "15"]
+    processes = [context.Process(target=join, args=(again, str(tmp_path / f"text{n}"))) for n in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    every = study_of(out / "study.journal").trials
+    assert [t.state.name for t in every] == ["COMPLETE"] * 15
+    assert sorted(t.user_attrs["number"] for t in every) == list(range(1, 16))
+    assert len({t.params["learning_rate"] for t in every}) == 15
+    texts = [(tmp_path / f"text{n}").read_text() for n in range(2)]
+    assert sum(text.count("] trial ") for text in texts) == 14   # each was trained by one of them
+    with open(out / "trials.csv") as file:
+        assert len(list(csv.DictReader(file))) == 15
+
+
+def test_what_another_process_trains_is_left_alone(data, tmp_path, capsys):
+    """The other process hangs in the midst of trial 12, and is then killed: that trial comes again with its settings,
+    though more is known by now."""
+    pytest.importorskip("optuna")
+    out, text = tmp_path / "s", tmp_path / "text"
+    process = context.Process(target=work, args=(tpe_words(data, out), str(text), "sleep in a step", 46))
+    process.start()
+    try:
+        for _ in range(600):
+            if text.exists() and "asleep" in text.read_text():
+                break
+            time.sleep(0.1)
+        again = ["--out", str(out), "--resume", "--device", "reference", "--trials", "14"]
+        assert search.main(again) == 0
+        assert "other processes train 1 trials" in capsys.readouterr().out
+        before = study_of(out / "study.journal").trials
+        assert [t.state.name for t in before] == ["COMPLETE"] * 11 + ["RUNNING"] + ["COMPLETE"] * 2
+    finally:
+        process.kill()
+        process.join(60)
+    assert search.main(again) == 0
+    after = study_of(out / "study.journal").trials
+    assert [t.state.name for t in after[11:]] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert after[14].params == before[11].params and after[14].user_attrs["number"] == 12
+    assert "train the best" in capsys.readouterr().out
+
+
+def test_tpe_interrupted(data, tpe, tmp_path, capsys, monkeypatch):
+    out, step, count = tmp_path / "s", LabelExperiment.step, itertools.count(1)
+
+    def interrupting(experiment, iteration):
+        if next(count) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(experiment, iteration)
+    monkeypatch.setattr(LabelExperiment, "step", interrupting)
+    assert search.main(tpe_words(data, out)) == 130
+    assert next(count) == 21
+    text = capsys.readouterr().out
+    command = shlex.split(text[text.rindex("python -m nnlite.search"):])[3:]
+    assert search.main([*command, "--device", "reference"]) == 0
+    assert told(out) == told(tpe)
+
+
+def test_more_trials_of_tpe(data, tpe, tmp_path):
+    """Fewer first, then more, with the study elsewhere: the same as all at once."""
+    out, journal = tmp_path / "s", tmp_path / "elsewhere" / "study"
+    assert search.main(tpe_words(data, out, "--storage", journal, trials=5)) == 0
+    assert search.main(tpe_words(data, out, "--storage", journal, "--resume")) == 0
+    assert told(out, journal) == told(tpe) and not (out / "study.journal").exists()
+
+
+def test_a_new_folder_joins_a_study(data, tpe, tmp_path):
+    journal = tmp_path / "study"
+    journal.write_bytes((tpe / "study.journal").read_bytes())
+    assert search.main(tpe_words(data, tmp_path / "s", "--storage", journal, trials=13)) == 0
+    assert told(tmp_path, journal)[:12] == told(tpe) and len(told(tmp_path, journal)) == 13
+
+
+def test_the_seed_decides_tpe(data, tpe, tmp_path):
+    assert search.main(tpe_words(data, tmp_path / "s", "--seed", 5, trials=3)) == 0
+    assert all(a["settings"] != b["settings"] for a, b in zip(told(tmp_path / "s"), told(tpe)))
+
+
+def test_a_trial_of_tpe_that_diverges(data, tmp_path, capsys):
+    """Counted, and to TPE worse than all that did not."""
+    pytest.importorskip("optuna")
+    out = tmp_path / "s"
+    both = ["--space", "learning_rate=0.05,1e30", "--epochs", 1, "--set", "hidden=[6]"]
+    assert search.main(words(data, out, "--method", "tpe", space=both, trials=8)) == 0
+    study = study_of(out / "study.journal")
+    for trial in study.trials:
+        bad = trial.params["learning_rate"] == "1e+30"
+        assert trial.state.name == ("PRUNED" if bad else "COMPLETE")
+        assert (trial.user_attrs["nnlite"]["score"] is None) == bad
+    assert len(study.trials) == 8 and {t.state.name for t in study.trials} == {"PRUNED", "COMPLETE"}
+
+
+def test_the_space_of_the_efficientnets():
+    """MODELS: learning rate 5e-6 to 1e-2, width and depth 0.2 to 1.4, dropout 0 to 0.5, 16 to 160 filters."""
+    parts = space.parse("effnetv2s-small", search.SPACES["effnetv2s-small"], grid=False)
+    assert [*parts] == ["learning_rate", "width", "depth", "keep_prob", "top_filters"]
+    rate, width, depth, keep, top = parts.values()
+    assert (rate.low, rate.high, rate.log) == (5e-6, 1e-2, True)
+    assert len(width.axis()) == len(depth.axis()) == 25 and width.axis()[:3] == [0.2, 0.25, 0.3]
+    assert keep.axis()[0] == 0.5 and keep.axis()[-1] == 1 and len(keep.axis()) == 11
+    assert top.axis() == list(range(16, 161, 8))
+
+
+def sqlite(path):
+    sqlite3 = pytest.importorskip("sqlite3")
+    connection = sqlite3.connect(path)
+    connection.execute("create table studies (study_id integer)")
+    connection.commit()
+    connection.close()
+
+
+def foreign_study(path):
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    optuna.create_study(study_name="theirs", storage=JournalStorage(JournalFileBackend(str(path))))
+
+
+@pytest.mark.parametrize("make, wanted", [
+    (lambda path: path.write_text("no study\nat all"), "cannot be read"),
+    (lambda path: path.write_text(""), "no study"),
+    (lambda path: path.write_text("[1, 2]\n"), "cannot be read"), (lambda path: path.mkdir(), "a folder"),
+    (lambda path: path.write_bytes(bytes(range(256)) * 9), "cannot be read"),
+    (sqlite, "no study"), (foreign_study, "without a trace of nnlite (theirs)"),
+])
+def test_no_study(make, wanted, data, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    make(tmp_path / "study")
+    refused(tpe_words(data, tmp_path / "s", "--storage", tmp_path / "study"), tmp_path, capsys, "study: expected",
+            wanted)
+
+
+@pytest.mark.parametrize("change, wanted", [
+    (["--space", "learning_rate=log:0.01:2"],
+     ["a study of space learning_rate=log:0.01:2", "one of learning_rate=log:0.01:1"]),
+    (["--model", "cnn3", "--set", "filters=3", "--set", "hidden=9"], ["a study of model cnn3, got one of mlp"]),
+    (["--epochs", "3"], ["a study of epochs 3, got one of 1"]),
+    (["--set", "momentum=0.75"], ["a study of settings momentum=0.75", "one of momentum=0.5"]),
+    (["--seed", "3"], ["a study of seed 3, got one of 0"]),
+])
+def test_a_study_of_something_else(change, wanted, data, tpe, tmp_path, capsys):
+    journal = tmp_path / "study"
+    journal.write_bytes((tpe / "study.journal").read_bytes())
+    model = [] if "--model" in change else ["--model", "mlp"]
+    space = RATES if "--space" not in change and model else [] if "--space" in change else ["--space", RATE]
+    epochs = [] if "--epochs" in change else ["--epochs", 1]
+    refused([*model, "--data", data, "--out", tmp_path / "s", "--device", "reference", "--method", "tpe", *space,
+             *epochs, "--storage", journal, *change], tmp_path, capsys, *wanted)
+
+
+def test_a_study_that_is_gone(data, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    assert search.main(tpe_words(data, tmp_path / "s", trials=1)) == 0
+    (tmp_path / "s" / "study.journal").unlink()
+    capsys.readouterr()
+    refused(["--out", tmp_path / "s", "--resume", "--device", "reference"], tmp_path, capsys, "study.journal", "none")
+
+
+def test_without_optuna(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    refused(tpe_words(data, tmp_path / "s"), tmp_path, capsys, "the package optuna", 'pip install -e ".[search]"')
+    monkeypatch.setattr(trials.Search, "draw_pictures", draw_pictures)
+    assert search.main(words(data, tmp_path / "s", trials=6)) == 0
+    assert (tmp_path / "s" / "parallel.png").exists() and not (tmp_path / "s" / "importances.png").exists()
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def some_trials(space_, scores, settings):
+    return [trials.Trial("coarse", n, drawn, score, None if score is None else 2,
+                         {} if score is None else {"validation_accuracy": score},
+                         [0.1, 0.1 if score is None else score], [2.0, 1.0], 1.0)
+            for n, (score, drawn) in enumerate(zip(scores, settings), 1)]
+
+
+def test_importances_of_a_known_function():
+    """3 u + v with u, v uniform: 9/10 and 1/10 of the variance; u is the logarithm of a rate."""
+    pytest.importorskip("optuna")
+    pytest.importorskip("sklearn")
+    parts = space.parse("cnn4", ["learning_rate=log:1e-5:1e-1", "keep_prob=0.5:1:step0.05", "flip=True,False"],
+                        grid=False)
+    drawn = [space.draw(parts, n, seed=0, stage="coarse") for n in range(1, 201)]
+    scores = [3 * (math.log10(d["learning_rate"]) + 5) / 4 + 2 * d["keep_prob"] - 1 for d in drawn]
+    found = study.importances(drawn, scores, parts)
+    assert [*found][0] == "learning_rate" and found["learning_rate"] == pytest.approx(0.9, abs=0.06)
+    assert found["keep_prob"] == pytest.approx(0.1, abs=0.05) and found["flip"] < 0.01
+    assert study.importances(drawn, scores, parts) == found
+    assert study.importances(drawn[:4], scores[:4], parts) == {} == study.importances(drawn, [0.5] * 200, parts)
+
+
+def test_parallel_coordinates():
+    pytest.importorskip("matplotlib")
+    parts = space.parse("cnn4", ["learning_rate=log:1e-5:1e-1", "keep_prob=0.5:1:step0.25", "flip=True,False"],
+                        grid=False)
+    some = some_trials(parts, [0.8, 0.4, None], [
+        {"learning_rate": 1e-3, "keep_prob": 0.5, "flip": True},
+        {"learning_rate": 1e-1, "keep_prob": 0.75, "flip": False},
+        {"learning_rate": 1e-5, "keep_prob": 1.0, "flip": False}])
+    figure = plots_search.parallel(some, parts, title="a title")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [*parts, "accuracy"]
+    lines = [line for line in axes.lines if len(line.get_xdata()) > 2]
+    at = [[line.get_ydata()[[*line.get_xdata()].index(place)] for place in range(4)] for line in lines]   # worst first
+    assert np.allclose([[y[0], y[1], y[3]] for y in at[1:]], [[1, 0.5, 0], [0.5, 0, 1]])
+    assert at[0][:2] == [0, 1] and at[0][3] < 0
+    assert 0 < at[2][2] < 0.5 < at[1][2] < 1   # the two values of a choice
+    assert {"1e-05", "0.001", "0.1", "True", "False", "80 %", "40 %", "failed"} <= {t.get_text() for t in axes.texts}
+
+
+def test_learning_curves_and_the_best_so_far():
+    pytest.importorskip("matplotlib")
+    parts = space.parse("cnn4", ["keep_prob=0.5:1"], grid=False)
+    some = trials.ranked(some_trials(parts, [0.3, None, 0.2, 0.5], [{"keep_prob": 0.6}] * 4))
+    left, right = plots_search.curves(some, None, grid=False, title="a title").axes
+    assert sorted(tuple(line.get_ydata()) for line in left.lines) == [(0.1, 0.1), (0.1, 0.2), (0.1, 0.3), (0.1, 0.5)]
+    assert [*right.lines[0].get_ydata()] == [0.3, 0.3, 0.3, 0.5]
+    assert len(plots_search.curves(some, None, grid=True, title="a title").axes) == 1
 
 
 # -- stopped and resumed -----------------------------------------------------------------------------------------------
@@ -396,7 +804,7 @@ def work(arguments, output, place, number):
     stream = open(output, "w", buffering=1)
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
-    POINTS[place](small_runs.Countdown(number))
+    {**POINTS, **TPE_POINTS}[place](small_runs.Countdown(number))
     sys.exit(search.main(arguments))
 
 
@@ -408,10 +816,7 @@ KILLS = [("in a step", 40), ("half a line", 1), ("half a line", 6), ("behind a l
 def test_killed(place, number, data, whole, tmp_path, capsys):
     out = tmp_path / "s"
     arguments = words(data, out, "--fine", 3, "--fine-epochs", 3, "--keep", 0.5)
-    process = context.Process(target=work, args=(arguments, str(tmp_path / "text"), place, number))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL, (tmp_path / "text").read_text()
+    run_until_killed(arguments, tmp_path / "text", place, number)
     before = (out / "trials.jsonl").read_text().splitlines() if (out / "trials.jsonl").exists() else []
     assert search.main(["--out", str(out), "--resume", "--device", "reference"]) == 0
     assert outcome(out) == outcome(whole[0]) and not list(out.glob("*.part"))
@@ -445,6 +850,23 @@ def test_resumed_with_more_trials(data, whole, tmp_path):
     again = ["--out", str(out), "--resume", "--device", "reference", "--fine", "3", "--fine-epochs", "3", "--keep"]
     assert search.main([*again, "0.5"]) == 0
     assert outcome(out) == outcome(whole[0])
+
+
+def test_an_older_search_goes_on(data, whole, tmp_path):
+    """Begun when a trial knew no measures, and search.json no study, no weights and fewer settings."""
+    out = tmp_path / "s"
+    assert search.main(words(data, out, trials=3)) == 0
+    config, older = json.loads((out / "search.json").read_text()), lines(out)
+    for key in ("storage", "weights", "skip_broken"):
+        del config[key]
+    del config["settings"]["watch"]
+    (out / "search.json").write_text(json.dumps(config))
+    for line in older:
+        del line["measures"], line["best_epoch"]
+    (out / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert search.main(words(data, out, "--resume", trials=4)) == 0
+    assert [line["accuracy"] for line in lines(out)] == [line["accuracy"] for line in lines(whole[0])[:4]]
+    assert [line["best_epoch"] for line in lines(out)] == [line["best_epoch"] for line in lines(whole[0])[:4]]
 
 
 def test_resumed_when_all_is_done(whole, capsys):
@@ -484,11 +906,19 @@ def refused(arguments, folder, capsys, *wanted):
     ("--space learning_rate=0:1", ["--space learning_rate", "above 0", "0.0"]),
     ("--space learning_rate=1e-2:1e-5", ["from a smaller number to a larger"]),
     ("--space learning_rate=1:1", ["from a smaller number to a larger"]),
-    ("--space learning_rate=1e-5:a", ["log:a:b, a:b or v1,v2,v3", "'1e-5:a'"]),
+    ("--space learning_rate=1e-5:a", ["log:a:b, a:b, a:b:stepS or v1,v2,v3", "'1e-5:a'"]),
     ("--space learning_rate=log:1e-5", ["'log:1e-5'"]),
     ("--space learning_rate=log:1e-5:1e-2:4", ["'log:1e-5:1e-2:4'"]),
     ("--space learning_rate=1:nan", ["nan"]),
     ("--space learning_rate=1:1e999", ["inf"]),
+    ("--space momentum=0:0.9:step0.4", ["--space momentum", "whole steps"]),
+    ("--space momentum=0:0.8:step0", ["steps above 0"]),
+    ("--space momentum=0.8:0:step0.4", ["from a smaller number to a larger"]),
+    ("--space momentum=0:0.8:step", ["a:b:stepS", "'0:0.8:step'"]),
+    ("--space momentum=log:0.1:0.8:step0.1", ["a:b:stepS"]),
+    ("--space batch_size=10:20:step2.5", ["steps above 0"]),
+    ("--space hidden=1:3:step1", ["a:b:stepS, for a setting that is a number"]),
+    ("--space watch=loss,f1", ["'watch'"]),
     ("--space momentum=0:1", ["--space momentum", "below 1", "1.0"]),
     ("--space batch_size=1.5:4", ["--space batch_size", "whole number", "1.5"]),
     ("--space batch_size=10,x", ["--space batch_size", "'x'"]),
@@ -507,6 +937,8 @@ def refused(arguments, folder, capsys, *wanted):
     ("--method grid --space learning_rate=log:1e-5:1e-2:2.5", ["n points"]),
     ("--method grid --space learning_rate=1e-5:1e-2:400 --space l2=0:1:400", ["at most 100000 points", "160000"]),
     ("--method grid --space l2=0,1 --fine 3", ["--fine", "--method random"]),
+    ("--method tpe --space l2=0:1 --fine 3", ["--fine", "--method random", "got tpe"]),
+    ("--storage study", ["--storage", "--method tpe", "got random"]),
     ("--trials 0", ["--trials", "at least 1", "0"]),
     ("--epochs 0", ["--epochs", "at least 1"]),
     ("--fine -1", ["--fine", "-1"]),

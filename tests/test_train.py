@@ -326,3 +326,14 @@ def test_as_a_process(data, tmp_path):
     diverged = process(*options(data, tmp_path / "run", iterations=10, learning_rate=1e30))
     assert diverged.returncode == 1 and "Traceback" not in diverged.stderr
     assert "expected a finite loss" in diverged.stderr.splitlines()[-1]
+
+
+def test_a_training_without_the_extra_says_so_first(monkeypatch, capsys):
+    """The words come before the hours of training, not after them; where the extra is there nothing is said."""
+    train.announce_missing_extra(FaceExperiment)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setitem(sys.modules, "sklearn", None)   # importing it now fails
+    train.announce_missing_extra(FaceExperiment)
+    error = capsys.readouterr().err
+    assert error.startswith("nnlite: the run will be trained but not evaluated;") and error.count("\n") == 1
+    assert "sklearn" in error and 'pip install -e ".[report]"' in error
