@@ -22,7 +22,8 @@ GRID_FORMS = "log:a:b:n, a:b:n, a:b:stepS or v1,v2,v3, with n points of at least
 LARGEST_GRID = 100_000
 NEARLY = 1e-6           # of a step: what rounding may leave between a number and its step
 LENGTH = "epochs", "iterations", "validate_every", "checkpoint_every"   # of a trial: what --epochs decides
-NOT_SEARCHED = *LENGTH, "subset", "watch"       # trials on other images, or judged by another measure, do not compare
+# Trials on other images, or judged by another measure, do not compare.
+NOT_SEARCHED = *LENGTH, "subset", "split", "watch"
 
 
 @dataclass(frozen=True)

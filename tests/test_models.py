@@ -42,8 +42,28 @@ def test_the_running_statistics_of_effnetv2s():
     assert declared(MODELS["effnetv2s"](shape=(224, 224, 3), classes=1000), "state_specs") == 153_872
 
 
-def test_recomputing_changes_no_count():
-    assert declared(MODELS["vit-tiny"](recompute=True), "param_specs") == declared(MODELS["vit-tiny"](), "param_specs")
+def test_recomputing_changes_nothing_but_memory():
+    """The same names, first weights and gradients, to the bit."""
+    models = [MODELS["vit-tiny"](shape=(12, 12, 1), recompute=recompute).build(get_ops("reference"), seed=3)
+              for recompute in (False, True)]
+    x, dy = np.random.default_rng(0).standard_normal((2, 12, 12, 1)).astype("float32"), np.eye(2, 7, dtype="float32")
+    for model in models:
+        model.zero_grad()
+        model.forward(x, train=True)
+        model.backward(dy, need_dx=False)
+    a, b = (model.parameters for model in models)
+    assert [entry[:4] for entry in a.table] == [entry[:4] for entry in b.table]
+    np.testing.assert_array_equal(a.values, b.values)
+    np.testing.assert_array_equal(a.grads, b.grads)
+    assert np.abs(a.grads).max() > 0
+
+
+@pytest.mark.parametrize("twentieths", range(4, 29))
+def test_depth_in_twentieths_means_what_it_says(twentieths):
+    """0.2 + 0.05 k is at times a little more than the decimal number, and must not be a layer more."""
+    model = MODELS["effnetv2s"](depth=0.2 + 0.05 * (twentieths - 4), width=0.2, top_filters=16)
+    counts = [len(layer.layers) for name, layer in model.children().items() if name.startswith("stage")]
+    assert counts == [-(-layers * twentieths // 20) for layers in (2, 4, 4, 6, 9, 15)]
 
 
 def test_other_counts():

@@ -174,7 +174,7 @@ class FaceExperiment:
         return report.missing_extra()
 
     @staticmethod
-    def evaluate(run, other=None):
+    def evaluate(run, other=None, skip_broken=False):
         """Tables and pictures of a trained run; needs the extra `report`."""
         if other is not None:
             raise expected("--data", "a run of a classifier", f"one of {run.config['model']}")

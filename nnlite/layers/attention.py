@@ -26,8 +26,8 @@ class MultiHeadAttention(Layer):
 
     def __init__(self, features, heads):
         super().__init__()
-        if features % heads:
-            raise expected("MultiHeadAttention", f"features in {heads} equal heads", features)
+        if type(heads) is not int or heads < 1 or features % heads:
+            raise expected("MultiHeadAttention", f"a number of heads that divides the {features} features", heads)
         self.features, self.heads = features, heads
         self.qkv = Linear(features, 3 * features)
         self.project = Linear(features, features)
@@ -53,6 +53,8 @@ class Block(Layer):
     inside the mlp. GELU is the exact one.
 
         da = dy + norm2'(mlp'(dy)),  dx = da + norm1'(attention'(da))
+
+    Keeps nothing beside what its layers keep.
     """
 
     def __init__(self, features, heads, hidden, *, eps=1e-6):

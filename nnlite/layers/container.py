@@ -109,7 +109,8 @@ class Recompute(Layer):
     """y = f(x), of which only x is kept: backward computes f anew, so that memory is paid with time (Chen et al. 2016).
 
     The random numbers of f are those of the step, so it draws the same ones again. f may have no state, which a second
-    forward would move twice.
+    forward would move twice. Its parts are named as if they stood in its place: with and without Recompute a model has
+    the same parameters. Keeps x.
     """
 
     can_skip_dx = True
@@ -120,6 +121,10 @@ class Recompute(Layer):
         stateful = [name for name, layer in inner.walk() if layer.state_specs]
         if stateful:
             raise expected("Recompute", "layers without running statistics", f"'{stateful[0]}'")
+
+    def walk(self, name=""):
+        yield name, self
+        yield from self.inner.walk(name)
 
     def out_shape(self, x_shape):
         return self.inner.out_shape(x_shape)

@@ -39,7 +39,7 @@ class StochasticDepth(Layer):
 
         dx[n] = m_n dy[n]
 
-    Keeps m (N,).
+    Keeps m (N,) and the shape of x.
     """
 
     def __init__(self, keep_prob):

@@ -1,15 +1,9 @@
 """From images to tokens and back to one: patches, the class token, positions (Dosovitskiy et al. 2021, eq. 1 and 4)."""
 
 from ..errors import expected
+from . import init
 from .base import Layer
 from .linear import Linear
-
-POSITION_STD = 0.02   # of the first tokens and positions, as in BERT
-
-
-def small_normal(ops, shape, key, dtype):
-    """N(0, 0.02^2)"""
-    return ops.normal(shape, key, dtype) * POSITION_STD
 
 
 class PatchEmbed(Layer):
@@ -17,12 +11,15 @@ class PatchEmbed(Layer):
 
     x (N, H, W, C), cut into T = (H / p) (W / p) squares of `size` = p pixels a side, y (N, T, D), W (p p C, D): a
     convolution whose stride is its kernel. Its derivative is that of Linear, with the pixels put back in their places.
+    Keeps the shape of x.
     """
 
     can_skip_dx = True
 
     def __init__(self, channels, features, size):
         super().__init__()
+        if type(size) is not int or size < 1:
+            raise expected("PatchEmbed", "a size of at least 1 pixel", size)
         self.channels, self.features, self.size = channels, features, size
         self.project = Linear(size * size * channels, features)
 
@@ -54,7 +51,7 @@ class ClassToken(Layer):
     def __init__(self, features):
         super().__init__()
         self.features = features
-        self.add_param("c", (features,), small_normal)
+        self.add_param("c", (features,), init.small_normal)
 
     def out_shape(self, x_shape):
         return x_shape[0], x_shape[1] + 1, x_shape[2]
@@ -78,7 +75,7 @@ class PositionEmbedding(Layer):
 
     def __init__(self, tokens, features):
         super().__init__()
-        self.add_param("P", (tokens, features), small_normal)
+        self.add_param("P", (tokens, features), init.small_normal)
         self.wanted = (None, tokens, features)
 
     def forward(self, x, *, train=False):

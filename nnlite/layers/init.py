@@ -22,3 +22,8 @@ def he_normal(ops, shape, key, dtype):
 def lecun_normal(ops, shape, key, dtype):
     """N(0, 1 / fan_in): LeCun et al. 1998, eq. 16; keeps the variance through a linear layer."""
     return ops.normal(shape, key, dtype) * math.sqrt(1 / math.prod(shape[:-1]))
+
+
+def small_normal(ops, shape, key, dtype):
+    """N(0, 0.02^2): Devlin et al. 2019, for tokens and positions that are learnt."""
+    return ops.normal(shape, key, dtype) * 0.02

@@ -11,17 +11,17 @@ EPS = 1e-3   # of every batch norm of EfficientNet
 
 
 class MBConv(Layer):
-    """y = x + f(x), or f(x) where stride or channels change
+    """y = x + m f(x), or f(x) where stride or channels change
 
         f = project(excite(depthwise(expand(x))))
 
-    expand: 1x1 to e C channels; depthwise: 3x3 with the stride; excite: SqueezeExcite with se C channels inside, C those
-    of x; project: 1x1 to K channels. Batch norm behind each convolution, SiLU behind the first two. keep_prob: of the
-    whole branch, by StochasticDepth.
+    expand: 1x1 to e C channels; depthwise: 3x3 with the stride; excite: SqueezeExcite with se C channels inside, C
+    those of x; project: 1x1 to K channels. Batch norm behind each convolution, SiLU behind the first two. m: of
+    StochasticDepth with `keep_prob`, 1 in evaluation.
 
-        dx = f'(dy) + dy
+        dx = dy + f'(m dy)
 
-    x (N, H, W, C), y (N, ceil(H / stride), ceil(W / stride), K).
+    x (N, H, W, C), y (N, ceil(H / stride), ceil(W / stride), K). Keeps nothing beside what its layers keep.
     """
 
     def __init__(self, in_channels, out_channels, *, expansion, stride=1, se=0.25, keep_prob=1.0):
@@ -32,20 +32,23 @@ class MBConv(Layer):
             depthwise=DepthwiseConv2d(inner, 3, stride=stride, padding=1, bias=False),
             norm2=BatchNorm(inner, eps=EPS, activation="silu"),
             excite=SqueezeExcite(inner, max(1, int(in_channels * se))),
-            project=Conv2d(inner, out_channels, 1, bias=False), norm3=BatchNorm(out_channels, eps=EPS),
-            **left_out(in_channels, out_channels, stride, keep_prob))
+            project=Conv2d(inner, out_channels, 1, bias=False), norm3=BatchNorm(out_channels, eps=EPS))
         self.is_residual = stride == 1 and in_channels == out_channels
+        self.depth = StochasticDepth(keep_prob)
 
     def out_shape(self, x_shape):
         return self.branch.out_shape(x_shape)
 
     def forward(self, x, *, train=False):
         f = self.branch.forward(x, train=train)
-        return self.ops.add(x, f) if self.is_residual else f
+        if not self.is_residual:
+            return f
+        return self.ops.add(x, self.depth.forward(f, train=True) if train else f)
 
     def backward(self, dy):
-        dx = self.branch.backward(dy)
-        return self.ops.add(dx, dy) if self.is_residual else dx
+        if not self.is_residual:
+            return self.branch.backward(dy)
+        return self.ops.add(dy, self.branch.backward(self.depth.backward(dy)))
 
 
 class FusedMBConv(Layer):
@@ -63,14 +66,8 @@ class FusedMBConv(Layer):
                                              "norm2": BatchNorm(out_channels, eps=EPS)}
         self.branch = Sequential(
             expand=Conv2d(in_channels, inner, 3, stride=stride, padding=1, bias=False),
-            norm1=BatchNorm(inner, eps=EPS, activation="silu"), **project,
-            **left_out(in_channels, out_channels, stride, keep_prob))
+            norm1=BatchNorm(inner, eps=EPS, activation="silu"), **project)
         self.is_residual = stride == 1 and in_channels == out_channels
+        self.depth = StochasticDepth(keep_prob)
 
     out_shape, forward, backward = MBConv.out_shape, MBConv.forward, MBConv.backward
-
-
-def left_out(in_channels, out_channels, stride, keep_prob):
-    """The StochasticDepth of a residual block, where it has one."""
-    residual = stride == 1 and in_channels == out_channels
-    return {"depth": StochasticDepth(keep_prob)} if residual and keep_prob < 1 else {}

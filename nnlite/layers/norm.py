@@ -1,4 +1,4 @@
-"""Batch normalisation (Ioffe & Szegedy 2015), for rows (N, C) and images (N, H, W, C) alike, and layer normalisation."""
+"""Batch normalisation (Ioffe & Szegedy 2015) of rows (N, C) and images (N, H, W, C) alike; layer normalisation."""
 
 from . import init
 from .base import Layer

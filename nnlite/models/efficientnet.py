@@ -1,9 +1,9 @@
-"""EfficientNetV2-S (Tan & Le 2021, table 4), also scaled and without its last two stages: images (H, W, C) -> logits."""
+"""EfficientNetV2-S (Tan & Le 2021, table 4), scaled, and without its last two stages: images (H, W, C) -> logits."""
 
 import math
 
 from ..errors import expected
-from ..layers import (BatchNorm, Conv2d, Dropout, FusedMBConv, GlobalAvgPool, Linear, MBConv, Sequential)
+from ..layers import BatchNorm, Conv2d, Dropout, FusedMBConv, GlobalAvgPool, Linear, MBConv, Sequential
 from ..layers.mbconv import EPS
 
 STEM = 24
@@ -16,7 +16,7 @@ STAGES = [
     (MBConv, 6, 1, 160, 9),
     (MBConv, 6, 2, 256, 15),
 ]
-LEFT_OUT = 0.2   # of the last block's branch, by stochastic depth; from 0 at the first it rises linearly
+DROPPED = 0.2   # probability that stochastic depth drops the last block's branch; it rises linearly from 0
 
 
 def effnetv2s(*, shape=(48, 48, 1), classes=7, width=1.0, depth=1.0, top_filters=1280, keep_prob=0.8, stages=STAGES):
@@ -25,16 +25,17 @@ def effnetv2s(*, shape=(48, 48, 1), classes=7, width=1.0, depth=1.0, top_filters
     C = rounded(STEM * width)
     body = {"stem": Sequential(conv=Conv2d(shape[2], C, 3, stride=2, padding=1, bias=False),
                                norm=BatchNorm(C, eps=EPS, activation="silu"))}
-    counts = [math.ceil(layers * depth) for *_, layers in stages]
+    counts = [math.ceil(round(layers * depth, 6)) for *_, layers in stages]   # 0.1 + 0.2 is a little above 0.3
     number = 0
     for stage, ((block, expansion, stride, channels, _), count) in enumerate(zip(stages, counts), 1):
         K, blocks = rounded(channels * width), []
         for i in range(count):
             blocks.append(block(C, K, expansion=expansion, stride=1 if i else stride,
-                                keep_prob=1 - LEFT_OUT * number / sum(counts)))
+                                keep_prob=1 - DROPPED * number / sum(counts)))
             C, number = K, number + 1
         body[f"stage{stage}"] = Sequential(*blocks)
-    top = Sequential(conv=Conv2d(C, top_filters, 1, bias=False), norm=BatchNorm(top_filters, eps=EPS, activation="silu"))
+    top = Sequential(conv=Conv2d(C, top_filters, 1, bias=False),
+                     norm=BatchNorm(top_filters, eps=EPS, activation="silu"))
     return Sequential(**body, top=top, pool=GlobalAvgPool(), dropout=Dropout(keep_prob),
                       head=Linear(top_filters, classes))
 
