@@ -24,6 +24,11 @@ PUBLISHED_TEST = {
 }
 MEASURES = {"posed": ("accuracy", "triplets"), "spontaneous": ("F1", "AUC", "conf. 5", "conf. 3", "conf. 1")}
 
+# What picks the best parameters -> its name in metrics.jsonl, and whether the largest or the smallest is the best.
+CRITERIA = {"elbo": ("validation_elbo", 1), "accuracy": ("validation_accuracy", 1), "f1": ("validation_f1", 1),
+            "loss": ("validation_loss", -1)}
+PARTS = "train", "validation", "test"
+
 
 def bring_home(path):
     path = pathlib.Path(path)
@@ -32,8 +37,8 @@ def bring_home(path):
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     evaluation = json.loads((path / "report" / "metrics.json").read_text())
     evaluation["data"] = config["data"]
-    criterion = "validation_elbo" if "validation_elbo" in records[0] else "validation_accuracy"
-    best = max(records, key=lambda record: record[criterion])
+    criterion, sign = CRITERIA[config["settings"].get("watch", "accuracy")] if "classes" in config else CRITERIA["elbo"]
+    best = max(records, key=lambda record: sign * record[criterion])
     for name in ("init_from", "teacher"):   # run folders of somebody's machine
         if config.get(name):
             config[name] = pathlib.Path(config[name]).name
@@ -93,26 +98,34 @@ def part_of(run, part, measure="accuracy"):
 
 def label_table(runs):
     """A line for each classifier: measured and published accuracies in percent, and the run itself."""
-    lines = ["| preset | optimiser, rate | epochs, best | train | validation | **test** | published | macro F1, test | "
-             "last epoch: training accuracy, loss |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| preset | optimiser, rate | epochs, best | train | validation | **test** | published | macro recall, "
+             "precision, F1, test | published | last epoch: training accuracy, loss |", "|" + "---|" * 10]
     for run in runs:
         preset, settings, epochs = run["config"]["preset"], run["config"]["settings"], run["metrics"][-1]["epoch"]
-        published = ", ".join(f"{100 * value:.1f} ({part})" for part, value in PUBLISHED[preset].items()) or "-"
+        known = PUBLISHED[preset]
+        published = ", ".join(f"{100 * known[part]:.1f} ({part})" for part in PARTS if part in known) or "-"
+        measures = [f"{known[name]:.3f}" for name in ("recall", "precision", "f1") if name in known]
         test = run["evaluation"]["parts"]["test"]
         collapsed = f" (all '{test['collapsed_to']}')" if test["collapsed_to"] else ""
         lines.append(
             f"| {preset} | {settings['optimiser']}, {settings['learning_rate']:g} | {epochs:.0f}, "
             f"{run['best']['epoch']:.0f} | {part_of(run, 'train')} | {part_of(run, 'validation')} | "
-            f"**{part_of(run, 'test')}**{collapsed} | {published} | {test['macro']['f1']:.3f} | "
+            f"**{part_of(run, 'test')}**{collapsed} | {published} | "
+            f"{', '.join(text_of(test['macro'][name]) for name in ('recall', 'precision', 'f1'))} | "
+            f"{', '.join(measures) or '-'} | "
             f"{100 * run['metrics'][-1]['training_accuracy']:.1f}, {run['metrics'][-1]['loss']:.3f} |")
     return lines
+
+
+def text_of(value):
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def class_table(run):
     """Each class of the test part."""
     lines = ["| class | images | recall | precision | F1 |", "|---|---|---|---|---|"]
     for row in run["evaluation"]["parts"]["test"]["per_class"]:
-        cells = ["undefined" if row[name] is None else f"{row[name]:.3f}" for name in ("recall", "precision", "f1")]
+        cells = [text_of(row[name]) for name in ("recall", "precision", "f1")]
         lines.append(f"| {row['class']} | {row['images']} | " + " | ".join(cells) + " |")
     return lines
 

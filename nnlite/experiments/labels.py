@@ -309,13 +309,14 @@ class LabelExperiment:
         return None
 
     @staticmethod
-    def evaluate(run, other=None):
-        """Tables and pictures of a trained run; other: a path to more images, measured beside its own."""
+    def evaluate(run, other=None, skip_broken=False):
+        """Tables and pictures of a trained run; other: a path to more images, measured beside its own, without the
+        files that are no images if skip_broken."""
         if other is None:
             report_labels.evaluate(run)
         else:
             size = run.config["shape"][:2] if run.config["resized"] else None
-            report_labels.evaluate(run, data=image_data.read(other, size=size))
+            report_labels.evaluate(run, data=image_data.read(other, size=size, skip_broken=skip_broken))
 
 
 def frozen(model, patterns):
