@@ -1,8 +1,18 @@
 """Give a trained model away: `python -m nnlite.export RUN FILE.safetensors` writes the best parameters of a run.
 
-The tensors have the names and the layout of PyTorch's models; the metadata say which model it is and, of a classifier,
-as JSON: its classes, the shape (H, W, C) of its input, how that is normalised (the setting `normalise`), and mean and
-deviation of the training pixels in units of full scale.
+The tensors have the names and the layout of PyTorch's models. The metadata say which model it is and, of a classifier,
+as JSON:
+
+    classes                  its names
+    shape                    [H, W, C] of what the net sees
+    normalise                how pixels v, 0 to 255, become its input x (the setting of that name):
+                             raw      x = v
+                             centred  x = v - 255 mean
+                             others   x = (v - 255 mean) / (255 std)
+    pixel_mean, pixel_std    mean and std in units of full scale, C numbers each; null where they are not used. With
+                             `half` and `imagenet` they are the constants published with pretrained weights, else
+                             measured on the training images. Grey images that the net sees in three channels have the
+                             one measured number three times.
 """
 
 import argparse
@@ -12,7 +22,6 @@ import sys
 
 from . import command, runs, weights
 from .errors import expected
-from .experiments.label_images import seen_shape
 from .experiments.label_options import without_images
 
 
@@ -38,16 +47,15 @@ def export(options):
     config = runs.read_config(options.run)
     run = runs.open_run(options.run, "cpu", without_images if "classes" in config else None)
     best = run.load_best()
-    count = weights.save(path, run.model, config["model"], about(config, run) if "classes" in config else None)
+    count = weights.save(path, run.model, config["model"], about(run.experiment) if "classes" in config else None)
     print(f"{path}: {config['model']} of iteration {best['iteration']}, {count} tensors")
     return 0
 
 
-def about(config, run):
+def about(experiment):
     """What a user of a classifier has to know beside its weights: {name: JSON}."""
-    settings = run.experiment.settings
-    told = {"classes": config["classes"], "shape": seen_shape(settings, config["shape"]),
-            "normalise": settings["normalise"], "pixel_mean": config["pixel_mean"], "pixel_std": config["pixel_std"]}
+    images = experiment.images
+    told = {"classes": experiment.classes, "shape": [*images.size, images.channels], **images.about()}
     return {name: json.dumps(value) for name, value in told.items()}
 
 

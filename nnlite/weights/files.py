@@ -120,15 +120,22 @@ def _safetensors(path):
     except (SafetensorError, OSError, ValueError) as error:
         raise expected(path, "a whole safetensors file", f"a truncated or damaged one ({error})") from error
     header.pop("__metadata__", None)
-    return Stored(_unwrapped({name: _safe_tensor(path, 8 + length, name, **entry)
+    return Stored(_unwrapped({name: _safe_tensor(path, 8 + length, name, entry)
                               for name, entry in header.items()}), metadata)
 
 
-def _safe_tensor(path, begin, name, dtype, shape, data_offsets):
+def _safe_tensor(path, begin, name, entry):
+    try:
+        dtype, shape, (first, _) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        fits = isinstance(dtype, str) and all(type(number) is int and number >= 0 for number in (first, *shape))
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise expected(path, "a whole safetensors file", f"a damaged one ('{name}' without dtype, shape and place)")
     dtype, count = SAFE.get(dtype, dtype), math.prod(shape)
 
     def read():
-        array = np.fromfile(path, ITEM[dtype], count, offset=begin + data_offsets[0])
+        array = np.fromfile(path, ITEM[dtype], count, offset=begin + first)
         if len(array) < count:
             raise expected(path, f"{count} numbers of '{name}'", f"{len(array)}")
         return widened(array, dtype).reshape(shape)

@@ -1,6 +1,7 @@
 """Weights of a file into a model: every tensor is looked at before the first one is written."""
 
 import dataclasses
+import json
 import math
 import re
 
@@ -36,8 +37,13 @@ class Report:
         yield from (f"weights: {note}" for note in self.notes)
 
 
-def load(path, model, name):
+def load(path, model, name, *, classes=None, pixels=None):
     """Read a weight file into `model`, a built MODELS[name]; returns the Report.
+
+    What the metadata of a safetensors file say about its training (see nnlite.export) is compared with what is given:
+    classes: the names of the model's classes; as many others are an error, since the head would call them by the wrong
+    names. pixels: how its images are normalised, {entry of
+    the metadata: value}; what differs is told in the report's notes.
 
     Taken are safetensors and the state dicts of PyTorch's zip, in float32, float64, float16 or bfloat16, under the
     names of nnlite.weights.names. What need not fit:
@@ -55,8 +61,11 @@ def load(path, model, name):
         dialect, prefix = _dialect(path, name, tensors, file.metadata)
         plan, looks = rows(model, dialect, prefix), names.looks_like(tensors, file.metadata)
         report = Report(str(path), dialect.title, notes=[dialect.note] if dialect.note else [])
+        report.notes += _other_pixels(file.metadata, pixels or {})
         _check_surplus(path, name, tensors, plan, dialect, report, looks)
         head = _unfit_head(model, plan, tensors)
+        if not head:   # else it begins anew, whatever it told apart
+            _check_classes(path, file.metadata, classes)
         report.left_out += [key for row in head for key in row.theirs if key in tensors]
         report.initialised += [row.ours for row in head]
         plan = [row for row in plan if row.ours not in report.initialised]
@@ -77,6 +86,39 @@ def _dialect(path, name, tensors, metadata):
             return dialect, prefix
     raise expected(path, f"weights of {name}, under the names of " + " or ".join(d.title for d in known),
                    f"what looks like {names.looks_like(tensors, metadata)}")
+
+
+def _check_classes(path, metadata, classes):
+    told = _told(metadata, "classes")
+    if classes is not None and _is_list_of(str, told) and told != [*classes]:
+        raise expected(path, f"weights of a net for the classes {_words([*classes])}", _words(told))
+
+
+def _other_pixels(metadata, pixels):
+    """A sentence for each entry in which the pixels that the file was trained on differ from those of the run."""
+    for name, value in pixels.items():
+        told = _told(metadata, name)
+        known = value is not None and (isinstance(told, str) or _is_list_of(float, told))
+        if known and _words(told) != _words(value):
+            yield f"{name}: {_words(told)} where these weights were trained, here {_words(value)}"
+
+
+def _told(metadata, name):
+    """What the metadata say in JSON, whole numbers as floats; None where they say nothing of that kind."""
+    try:
+        return json.loads(metadata.get(name, "null"), parse_int=float)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_list_of(kind, value):
+    return isinstance(value, list) and all(type(part) is kind for part in value)
+
+
+def _words(value):
+    """A text, or a list of texts or numbers, in one line for people; numbers as far as they matter."""
+    parts = value if isinstance(value, list) else [value]
+    return ", ".join(f"{part:.4f}" if isinstance(part, float) else repr(part) for part in parts)
 
 
 def _check_surplus(path, name, tensors, plan, dialect, report, looks):

@@ -136,8 +136,9 @@ EFFICIENTNETS = (
             ("features.0.0.weight", "features.1.0.block.0.0.weight"), r"features\.(\d+)\.(\d+)\.block\."),
     Dialect("timm's EfficientNet", EFFICIENTNET_TIMM, ("conv_stem.weight", "blocks.0.0.bn1.weight"),
             r"blocks\.(\d+)\.(\d+)\.",
-            note="timm's tf_ nets pad images at two sides before a convolution of stride 2, nnlite at all four: with "
-                 "the weights of such a net the logits differ from timm's"))
+            note="the logits differ from timm's, by the net that the weights are of, which names do not tell: its tf_ "
+                 "nets pad images at two sides before a convolution of stride 2, here all four are padded; its own "
+                 "(efficientnetv2_s) have eps 1e-5 in batch norm, here it is 1e-3"))
 VITS = (
     Dialect("Hugging Face's ViT", VIT_HUGGING_FACE, ("embeddings.cls_token", "encoder.layer.0.layernorm_before.weight"),
             r"encoder\.layer\.(\d+)\.", ("vit.", ""), POOLER),

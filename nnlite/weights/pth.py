@@ -2,11 +2,10 @@
 
 An archive NAME holds NAME/data.pkl, a pickle of a dict from names to tensors, and NAME/data/0, 1, ...: the numbers. A
 pickle can name any function to be called; here it can build nothing but numbers, strings, lists, tuples, dicts and
-descriptions of tensors. Only the instructions that such files need are let through, and PyTorch's names in them stand
-for stand-ins of this module.
+descriptions of tensors. Only the instructions that such files need are followed, and PyTorch's names in them stand for
+stand-ins of this module.
 """
 
-import collections
 import io
 import math
 import pickle
@@ -17,11 +16,12 @@ from ..errors import NnliteError, expected
 
 NOTHING_BUT = "nothing but tensors, as torch.save(model.state_dict(), ...) writes them"
 HOLDERS = "state_dict", "model"   # under which a checkpoint of training keeps the state dict
+MOST_AXES = 64                    # of a tensor
 
 INSTRUCTIONS = set("""
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
     EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT
-    MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE BUILD
+    MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE BUILD STOP
 """.split())
 
 STORAGES = {"DoubleStorage": ("float64", 8), "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2),
@@ -58,15 +58,17 @@ def state_dict(path, archive):
         raise expected(path, "numbers in the byte order 'little'", "a file in another")
     value = _unpickled(path, _entry(path, archive, entry))
     for holder in HOLDERS:
-        if isinstance(value, dict) and isinstance(dict.get(value, holder), dict):
-            value = dict.get(value, holder)
+        if isinstance(value, dict) and isinstance(value.get(holder), dict):
+            value = value[holder]
     if not isinstance(value, dict) or not value:
-        raise expected(path, "a state dict", "an empty one" if value == {} else f"a {type(value).__name__}")
-    for name, view in dict.items(value):
-        if type(name) is not str or type(view) is not View:
+        raise expected(path, "a state dict", "an empty one" if isinstance(value, dict) else f"a {type(value).__name__}")
+    for name, view in value.items():
+        if type(name) is not str:
+            raise expected(path, "a state dict of tensors under names", f"one with a {type(name).__name__} for a name")
+        if type(view) is not View:
             raise expected(path, "a state dict of tensors", f"one with {name!r:.60}, a {type(view).__name__}")
     return {name: view._replace(storage=view.storage._replace(key=f"{root}data/{view.storage.key}"))
-            for name, view in dict.items(value)}
+            for name, view in value.items()}
 
 
 def content(path, archive, storage):
@@ -106,36 +108,43 @@ def _entry(path, archive, name):
 
 def _unpickled(path, pickled):
     try:
-        _check_instructions(path, pickled)
         return _Unpickler(path, pickled).load()
     except NnliteError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise expected(path, "a whole pickle of a state dict", f"a damaged one ({error})") from error
+        why = str(error) or "it ends too early"
+        raise expected(path, "a whole pickle of a state dict", f"a damaged one ({why})") from error
 
 
-def _check_instructions(path, pickled):
-    """Refuses a pickle with another instruction: objects of any class, extension codes, wide strings."""
-    for instruction, argument, place in pickletools.genops(pickled):
-        if instruction.name == "GLOBAL":
-            _stand_in(path, *argument.split(" ", 1))
-        if instruction.name not in INSTRUCTIONS:
-            asked = instruction.name if argument is None else f"{instruction.name} {argument!r:.60}"
-            raise expected(path, NOTHING_BUT, f"a pickle with {asked} at byte {place}")
-        # The unpickler makes room for as many remembered values as this number says.
-        if instruction.name == "LONG_BINPUT" and argument > len(pickled):
-            raise expected(path, NOTHING_BUT, f"a pickle that remembers value number {argument}")
+def _refusing(instruction):
+    """What to do where a pickle has an instruction for objects of any class, extension codes, wide strings."""
+    def refuse(unpickler):
+        raise expected(unpickler._path, NOTHING_BUT, f"a pickle with {instruction}")
+    return refuse
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows PyTorch's names for tensors and their storages, and no other."""
+def _fill(target, items):
+    """Keys and values, by turns, into a dict. No key may be a tuple: Python computes the hash of one that is nested by
+    recursion in C, which nothing stops before the stack is full."""
+    if type(target) is not dict or not all(type(key) in (str, int) for key in items[::2]):
+        raise ValueError("a dict with other keys than strings and whole numbers")
+    target.update(zip(items[::2], items[1::2], strict=True))
+
+
+class _Unpickler(pickle._Unpickler):
+    """Knows PyTorch's names for tensors and their storages and follows INSTRUCTIONS, nothing else.
+
+    Its base is the one in Python: that in C, which is faster, has no table of instructions that could be another one.
+    """
 
     def __init__(self, path, pickled):
         super().__init__(io.BytesIO(pickled))
         self._path = path
 
     def find_class(self, module, name):
-        return _stand_in(self._path, module, name)
+        if (module, name) not in STAND_INS:
+            raise expected(self._path, NOTHING_BUT, f"a pickle that asks for {f'{module}.{name}'!r:.200}")
+        return STAND_INS[module, name]
 
     def persistent_load(self, saved):
         kind, storage, key, _, count = saved
@@ -143,11 +152,21 @@ class _Unpickler(pickle.Unpickler):
             raise ValueError("a storage without type, key and size")
         return Storage(key, *STORAGES[storage.name], count)
 
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        _fill(self.stack[-1], [key, value])
 
-def _stand_in(path, module, name):
-    if (module, name) not in STAND_INS:
-        raise expected(path, NOTHING_BUT, f"a pickle that asks for {module}.{name}"[:200])
-    return STAND_INS[module, name]
+    def load_setitems(self):
+        items = self.pop_mark()
+        _fill(self.stack[-1], items)
+
+    def load_build(self):
+        """Attributes of an object, as the `_metadata` of a state dict: nothing here needs them."""
+        self.stack.pop()
+
+    dispatch = {ord(opcode.code): pickle._Unpickler.dispatch[ord(opcode.code)] if opcode.name in INSTRUCTIONS
+                else _refusing(opcode.name) for opcode in pickletools.opcodes}
+    dispatch.update({pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.BUILD[0]: load_build})
 
 
 # Objects without attributes that can be set, so that no pickle can change them for the next one.
@@ -157,11 +176,19 @@ class _StorageType(NamedTuple):
     name: str
 
 
+class _OrderedDict:
+    __slots__ = ()
+
+    def __call__(self):
+        return {}
+
+
 class _RebuildTensor:
     __slots__ = ()
 
     def __call__(self, storage, offset, size, stride, requires_grad, hooks, metadata=None):
-        if type(storage) is not Storage or not all(map(_whole, (offset, *size, *stride))) or len(size) != len(stride):
+        fits = len(size) == len(stride) <= MOST_AXES and all(map(_whole, (offset, *size, *stride)))
+        if type(storage) is not Storage or not fits:
             raise ValueError("a tensor without storage, offset, size and stride")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
         if math.prod(size) and last >= storage.count:
@@ -177,11 +204,11 @@ class _RebuildParameter:
 
 
 def _whole(number):
-    return type(number) is int and number >= 0
+    return type(number) is int and 0 <= number < 2 ** 63
 
 
 STAND_INS = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _OrderedDict(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     **{("torch", name): _StorageType(name) for name in STORAGES},
