@@ -31,8 +31,8 @@ def confusion(matrix, classes, images, title, *, shares=False):
     return figure
 
 
-def learning(curves):
-    """Loss, accuracy and learning rate over the epochs of a run.
+def learning(curves, watch):
+    """Loss, accuracy and learning rate over the epochs of a run, whose final model has the best validation `watch`.
 
     curves: {"epoch", "loss", "validation_loss", "training_accuracy", "validation_accuracy", "learning_rate": (n,) each,
     nan where nothing was measured, "best": index of the final model or None}. A learning rate is that of the steps up
@@ -53,9 +53,9 @@ def learning(curves):
     if best is not None:
         for axes in panels:
             axes.axvline(epoch[best], color=INK, linewidth=0.8, linestyle="--", zorder=0.6)
-        value = 100 * curves["validation_accuracy"][best]
-        accuracy.set_title(f"final model: epoch {epoch[best]:.4g}, validation accuracy {value:.1f} %", loc="right",
-                           fontsize=10)
+        value, why = 100 * curves["validation_accuracy"][best], "" if watch == "accuracy" else f", of the best {watch}"
+        accuracy.set_title(f"final model: epoch {epoch[best]:.4g}{why}, validation accuracy {value:.1f} %",
+                           loc="right", fontsize=10)
     return figure
 
 

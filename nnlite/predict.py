@@ -34,7 +34,7 @@ def parser():
     p.add_argument("run", help="the run folder of a classifier")
     p.add_argument("files", nargs="+", metavar="FILE",
                    help="image files, or CSV files with a column `pixels` as FER2013 has it (also .gz)")
-    p.add_argument("--resize", action="store_true", help="resize image files to the size that the model sees")
+    p.add_argument("--resize", action="store_true", help="resize image files to the size of the run's training images")
     p.add_argument("--csv", metavar="OUT", help="write the probabilities of all classes to this CSV file")
     p.add_argument("--saliency", metavar="DIR", help="draw each picture's saliency map into this folder (at most "
                                                      f"{MOST_MAPS})")

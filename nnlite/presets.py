@@ -103,7 +103,8 @@ _add("spontaneous-m3-prior", "vae3", "spontaneous", SPONTANEOUS_M3_PRIOR, "prior
 
 # -- classifiers: kind is the data they were published on, "faces" (FER2013's 48x48 grey ones) or "cifar" --------------
 
-# Settings that came when runs without them had been made; with these values all is as it was.
+# Settings that came when runs without them had been made; with these values all is as it was, but that the micro-batch
+# of such a run is its batch (see nnlite.runs).
 LATER = {"f1_decay": 1.0, "watch": "accuracy", "micro_batch": 0, "freeze": [], "split": [], "size": [], "channels": 0,
          "rotate": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0, "brightness": 0.0}
 PLAIN_TRAINING = {"init_scale": 1.0, "optimiser": "sgd", "momentum": 0.0, "l2": 0.0, "lr_decay": 1.0,

@@ -32,8 +32,9 @@ def evaluate(run, *, progress=print, data=None):
     images are measured too, and each class is set against the run's own test part. Flagged are the classes whose F1
     fell by more than FALL, and in any case the one that fell most.
 
-    The result, all of it fit for JSON, undefined values None: {"model", "preset", "data", "iterations", "classes",
-    "parts": {part: scores}, with data "production": {"source", scores, "changes": [{"class", measure: {"test",
+    The result, all of it fit for JSON, undefined values None: {"model", "preset", "data", "iterations", "best":
+    {"iteration", "epoch", "watch", "value"} (what was watched, its best value and when) or None, "classes", "parts":
+    {part: scores}, with data "production": {"source", scores, "changes": [{"class", measure: {"test",
     "production", "change"}}], "flagged": [classes, the largest fall first]}}. Scores are those of `scores`; of the
     training part (at most TRAIN_ROWS images, evenly spaced) only {"images", "measured", "accuracy", "cross_entropy"}.
     The same run gives the same bytes. Raises NnliteError where data do not fit the run.
@@ -43,7 +44,8 @@ def evaluate(run, *, progress=print, data=None):
     if data is not None:
         labels = check_same_kind(data, own, classes)
     result = {key: run.config.get(key) for key in ("model", "preset", "data", "iterations")}
-    result.update(classes=list(classes), parts={})
+    records = read_records(Path(run.path) / "metrics.jsonl")
+    result.update(best=best(records, experiment), classes=list(classes), parts={})
     probabilities = {}
     for part, rows in own.split.items():
         if part == "train":
@@ -237,7 +239,8 @@ def pictures(run, result, probabilities):
                                                             result["production"]["flagged"])
     records = read_records(Path(run.path) / "metrics.jsonl")
     if records:
-        yield "learning.png", plots_labels.learning(curves(records))
+        yield "learning.png", plots_labels.learning(curves(records, run.experiment.criterion),
+                                                    run.experiment.criterion_label)
     data = run.experiment.data
     rows = data.split["test"]
     chosen = choose_examples(data.images[rows], data.labels[rows], probabilities, len(classes))
@@ -254,13 +257,29 @@ def _confusions(name, found, classes, what):
         shares, classes, images, f"{title}, {accuracy}; % of each true class", shares=True)
 
 
-def curves(records):
-    """What plots_labels.learning takes, from the objects of a run's metrics.jsonl."""
+def best(records, experiment):
+    """{"iteration", "epoch", "watch", "value"} of the validation that the run keeps the parameters of, from the objects
+    of its metrics.jsonl; None where there is none."""
+    place = _place_of_best(records, experiment.criterion)
+    if place is None:
+        return None
+    return {"iteration": records[place]["iteration"], "epoch": records[place].get("epoch"),
+            "watch": experiment.criterion_label,
+            "value": experiment.criterion_sign * records[place][experiment.criterion]}
+
+
+def _place_of_best(records, criterion):
+    judged = np.array([_finite(record.get(criterion)) for record in records])
+    return int(np.nanargmax(judged)) if np.isfinite(judged).any() else None   # the first of several
+
+
+def curves(records, criterion):
+    """What plots_labels.learning takes, from the objects of a run's metrics.jsonl; the best has the largest value of
+    the criterion."""
     keys = "loss", "validation_loss", "training_accuracy", "validation_accuracy", "learning_rate"
     found = {key: np.array([_finite(record.get(key)) for record in records]) for key in keys}
     found["epoch"] = np.array([float(record.get("epoch", record["iteration"])) for record in records])
-    judged = found["validation_accuracy"]
-    found["best"] = int(np.nanargmax(judged)) if np.isfinite(judged).any() else None
+    found["best"] = _place_of_best(records, criterion)
     return found
 
 

@@ -121,7 +121,8 @@ def read_config(path):
                  **EXPERIMENTS[model].config_kinds}
         absent = {*kinds} - {*config}
         if not absent and isinstance(config["settings"], dict):
-            config["settings"] = complete(model, config["settings"])
+            found = config["settings"]   # an older run did its batches whole, whatever memory there was
+            config["settings"] = complete(model, found, micro_batch=found.get("batch_size"))
             absent = {*KNOWN[model], "model"} - {*config["settings"]}
     except KeyError:
         raise expected(str(path), "the settings of a run, 'model' among them", "none") from None

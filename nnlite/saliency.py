@@ -9,10 +9,11 @@ import copy
 
 import numpy as np
 
+from .data.batches import images_at_once
 from .errors import expected
 from .layers import BatchNorm, Dropout, Layer, MaxPool2d, NormPool, Sequential
 
-CHUNK = 64   # images at once
+CHUNK = 64   # small images at once
 
 
 def saliency(model, x, classes):
@@ -26,8 +27,9 @@ def saliency(model, x, classes):
     if classes.shape != (len(x),):
         raise expected("saliency", f"a class for each of {len(x)} images", f"classes {classes.shape}")
     twin, ops, maps = evaluation_twin(model), model.ops, []
-    for start in range(0, len(x), CHUNK):
-        rows = slice(start, start + CHUNK)
+    count = images_at_once(CHUNK, x.shape[1:])
+    for start in range(0, len(x), count):
+        rows = slice(start, start + count)
         logits = twin.forward(ops.contiguous(x[rows]), train=True)
         wanted, scores = classes[rows], logits.shape[1]
         if not ((0 <= wanted) & (wanted < scores)).all():
@@ -50,16 +52,29 @@ def evaluation_twin(model):
     if isinstance(model, Dropout):
         return _built(Sequential(), model)   # no layers: y = x
     twin = _built(copy.copy(model), model)
+    twins = {}   # of the layers that are attributes, or in tuples, lists and dicts that are; some are so twice
     for name, value in vars(model).items():
-        if isinstance(value, Layer):
-            setattr(twin, name, evaluation_twin(value))
-        elif isinstance(value, (tuple, list)) and any(isinstance(part, Layer) for part in value):
-            setattr(twin, name, type(value)(evaluation_twin(part) for part in value))
+        other = _with_twins(value, twins)
+        if other is not value:
+            setattr(twin, name, other)
     for attribute, (shape, _) in model.param_specs.items():
         setattr(twin, "d" + attribute, model.ops.empty(shape, model.dtype))
     if hasattr(twin, "keep_prob"):
         twin.keep_prob = 1.0
     return twin
+
+
+def _with_twins(value, twins):
+    """value with the twin of each layer in it; twins: id of a layer -> its twin, of those that have one already."""
+    if isinstance(value, Layer):
+        if id(value) not in twins:
+            twins[id(value)] = evaluation_twin(value)
+        return twins[id(value)]
+    if isinstance(value, dict) and any(isinstance(part, Layer) for part in value.values()):
+        return {key: _with_twins(part, twins) for key, part in value.items()}
+    if isinstance(value, (tuple, list)) and any(isinstance(part, Layer) for part in value):
+        return type(value)(_with_twins(part, twins) for part in value)
+    return value
 
 
 class FixedNorm(Layer):

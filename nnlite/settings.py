@@ -67,7 +67,7 @@ LABELS = {
              lambda v: len(v) in (0, 2) and all(type(n) is int and 1 <= n <= LARGEST_IMAGE for n in v)),
     "channels": (int, "0 for those of the images, or 3", lambda v: v in (0, 3)),   # grey images are repeated
     "normalise": (str, *one_of("standard", "centred", "raw", "half", "imagenet")),
-    "flip": (bool, *YES_OR_NO),
+    "flip": (bool, *YES_OR_NO),   # drawn for each step; beside a warp (size, rotate to brightness) for each epoch
     "move": (int, "a number of pixels, 0 for none", lambda v: 0 <= v <= LARGEST),
     "rotate": (float, "degrees from 0 to 180", lambda v: 0 <= v <= 180),
     "shift": (float, *SHARE),                                # of height and width
@@ -120,9 +120,9 @@ def choose_preset(name, model):
     return {key: list(value) if isinstance(value, list) else value for key, value in preset.items()}
 
 
-def complete(model, settings):
-    """settings with those that their run, an older one, did not have yet."""
-    return {**{key: value for key, value in LATER.items() if key in KNOWN[model]}, **settings}
+def complete(model, settings, **as_it_was):
+    """settings with those that their run, an older one, did not have yet: as_it_was, else those of LATER."""
+    return {**{key: value for key, value in {**LATER, **as_it_was}.items() if key in KNOWN[model]}, **settings}
 
 
 def apply(model, settings, assignments):

@@ -31,15 +31,17 @@ class NotFinite(Exception):
         self.iteration = iteration
 
 
-def fit(run, stop):
+def fit(run, stop, *, restarted=False):
     """Train to the run's end, or until stop() is true. Returns the number of iterations done.
 
-    run: a Run, begun, or killed at any moment: everything goes on from last.h5 as if nothing had happened.
+    run: a Run, begun, or killed at any moment: everything goes on from last.h5 as if nothing had happened. restarted:
+    whether its experiment is as restart() leaves it.
     """
     experiment, options, criterion = run.experiment, run.config["settings"], run.experiment.criterion
     progress, iterations = run.load_last(), options["iterations"]
     if progress is None:
-        experiment.restart()
+        if not restarted:   # it may read a large file
+            experiment.restart()
         progress = {"iteration": 0, "best": -math.inf, "best_iteration": 0, **experiment.zero_sums}
     done, stopping = int(progress["iteration"]), False
     look_every = LOOK_EVERY if experiment.ops.name == "cuda" else 1
@@ -131,10 +133,10 @@ def parser():
     p.add_argument("--model", choices=sorted(EXPERIMENTS), help="what to train (needed unless --preset names it)")
     p.add_argument("--preset", help="a documented experiment (default: the published best of the model)")
     p.add_argument("--list-presets", action="store_true", help="print all presets and stop")
-    p.add_argument("--data", help="for classifiers fer2013.csv, CIFAR-10's batches or a folder a class; for face VAEs "
-                                  "an HDF5 file, OpenFace CSV, or folder of BU-3DFE, BP4D or OpenFace files "
+    p.add_argument("--data", help="for classifiers fer2013.csv, CIFAR-10's batches, AffectNet or a folder a class; for "
+                                  "face VAEs an HDF5 file, OpenFace CSV, or folder of BU-3DFE, BP4D or OpenFace files "
                                   "(default: a built-in synthetic set)")
-    p.add_argument("--resize", metavar="HxW", help="resize the images of class folders, e.g. 48x48")
+    p.add_argument("--resize", metavar="HxW", help="resize the images of folders, e.g. 48x48")
     p.add_argument("--skip-broken", action="store_true", default=None,
                    help="leave files of image folders that are no images out, and name them")
     p.add_argument("--triplets", help="HDF5 file of triplets (default: artificial ones, or simulated workers)")
@@ -242,7 +244,7 @@ def train(options):
     if options.resume is None:
         run.begin()
     gc.freeze()   # what lives now lives to the end: the collector need not walk through it again and again
-    return train_and_evaluate(run)
+    return train_and_evaluate(run, restarted=options.resume is None)
 
 
 def announce_missing_extra(experiment):
@@ -266,10 +268,10 @@ def describe(run):
     return "\n".join(lines)
 
 
-def train_and_evaluate(run):
+def train_and_evaluate(run, *, restarted=False):
     with command.Interrupts() as interrupts:
         try:
-            done = fit(run, lambda: interrupts.asked)
+            done = fit(run, lambda: interrupts.asked, restarted=restarted)
         except NotFinite as problem:
             remove_leftovers(run.path)
             print(f"nnlite: {explain(run, problem.iteration)}", file=sys.stderr)

@@ -341,6 +341,17 @@ def test_a_missing_file_of_a_list_may_be_left_out(tmp_path, capsys):
     assert "left out 1 of " in capsys.readouterr().err
 
 
+def test_a_broken_file_by_its_whole_path(tmp_path, capsys):
+    """A list may name files outside of its folder."""
+    outside = tmp_path / "elsewhere.png"
+    folder = lists(tmp_path / "set", change=lambda part, rows: [
+        [outside if row[0] == "0/000.png" else row[0], *row[1:]] for row in rows])
+    with pytest.raises(NnliteError, match="elsewhere.png: expected an image, got no such file"):
+        affectnet.read(folder)
+    assert seen(affectnet.read(folder, skip_broken=True), "train") == wanted("train") - {(0, "neutral")}
+    assert capsys.readouterr().err.endswith(f": {outside}\n")
+
+
 def class_folders(folder, count=3):
     for label in ("a", "b"):
         for i in range(count):
@@ -389,7 +400,7 @@ def test_nothing_is_left_of_a_class_of_a_part_or_of_all(tmp_path):
 
 def test_skipping_is_for_folders(tmp_path):
     (tmp_path / "faces.csv").write_text("emotion,pixels,Usage\n")
-    with pytest.raises(NnliteError, match="a folder of image files where broken ones are to be left out"):
+    with pytest.raises(NnliteError, match="^--skip-broken: expected a folder of image files, got a .csv file$"):
         images.read(tmp_path / "faces.csv", skip_broken=True)
 
 

@@ -61,6 +61,12 @@ def test_missing_data(folder, capsys):
     refused(label_options("nowhere.csv", "run"), folder, capsys, "nowhere.csv: expected an existing file or folder")
 
 
+@pytest.mark.parametrize("option", ["--skip-broken", "--resize 48x48"])
+def test_options_of_files_without_data(option, folder, capsys):
+    refused(["--model", "cnn4", *option.split()], folder, capsys, f"{option.split()[0]}: expected a folder of image",
+            "built-in faces")
+
+
 def test_landmarks_are_no_images(folder, capsys):
     posed_file(folder / "faces.h5")
     refused(label_options("faces.h5", "run"), folder, capsys, "faces.h5: expected ", "'images'")
@@ -158,6 +164,7 @@ def test_wrong_settings(assignment, words, good, folder, capsys):
     ("--add-class new", ("--add-class", "--init-from RUN", "none")),
     ("--resize 48", ("--resize", "height x width", "'48'")), ("--resize 0x9", ("--resize", "'0x9'")),
     ("--resize 9x9", ("a folder per class", "images of a fixed size")),
+    ("--skip-broken", ("--skip-broken: expected a folder of image files, got a .h5 file",)),
     ("--init-from nowhere", ("nowhere", "a run folder")), ("--teacher nowhere", ("nowhere", "a run folder"))])
 def test_wrong_options(option, words, good, folder, capsys):
     refused([*label_options(good, "run"), *option.split()], folder, capsys, *words)
@@ -246,6 +253,16 @@ def test_evaluate_on_other_data(trained, folder, capsys):
     image_file(folder / "two.h5", classes=("round", "moon"))
     refused([trained(), "--data", "two.h5", "--device", "reference"], folder, capsys, "moon", command=evaluate.main)
     refused([trained(), "--data", "nowhere", "--device", "reference"], folder, capsys, "nowhere", "an existing file",
+            command=evaluate.main)
+
+
+@pytest.mark.parametrize("side, channels, words", [
+    (9, 1, "expected images of 8 x 8 (height x width), as the run's are, got 9 x 9"),
+    (32, 3, "expected images of 8 x 8 (height x width), as the run's are, got 32 x 32")])
+def test_evaluate_on_images_of_another_size(side, channels, words, trained, folder, capsys):
+    """No option would change that of a file."""
+    image_file(folder / "other.h5", side=side, channels=channels)
+    refused([trained(), "--data", "other.h5", "--device", "reference"], folder, capsys, f"other.h5: {words}",
             command=evaluate.main)
 
 

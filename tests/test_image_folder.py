@@ -183,6 +183,16 @@ def test_bad_folders(damage, tree):
     assert "\n" not in str(error.value)
 
 
+def test_an_image_that_pillow_finds_too_large(tree, monkeypatch, capsys):
+    save(tree / "sad" / "huge.png", picture(0, (60, 50)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)   # twice as many are an error
+    sentence = "sad.huge.png: expected an image that is not larger than Pillow reads, got .*3000 pixels"
+    with pytest.raises(NnliteError, match=sentence):
+        image_folder.read(tree)
+    assert len(image_folder.read(tree, skip_broken=True).images) == 20
+    assert "left out 1 of 21 files, which are no images: sad" in capsys.readouterr().err
+
+
 def test_an_empty_folder(tmp_path):
     with pytest.raises(NnliteError, match="a folder per class, at least two, got 0"):
         images.read(tmp_path)

@@ -175,6 +175,20 @@ def test_statistics_lose_nothing():
     assert std[0] * 255 == pytest.approx(math.sqrt(1e-4 - 1e-8), rel=1e-5)
 
 
+def test_in_channels(monkeypatch):
+    """Grey as Pillow makes it; grey in three channels is that again."""
+    pillow = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(images, "ROWS_AT_ONCE", 7)
+    colour = np.random.default_rng(0).integers(0, 256, (50, 40, 30, 3), np.uint8)
+    grey = images.in_channels(colour, 1)
+    assert grey.shape == (50, 40, 30, 1) and grey.dtype == np.uint8
+    for one, other in zip(colour, grey[..., 0]):
+        np.testing.assert_array_equal(other, np.asarray(pillow.fromarray(one).convert("L")))
+    three = images.in_channels(grey, 3)
+    assert all((three[..., c:c + 1] == grey).all() for c in range(3))
+    assert images.in_channels(colour, 3) is colour and images.in_channels(grey, 1) is grey
+
+
 def test_statistics_refuse():
     pictures = random_set().images.copy()
     with pytest.raises(NnliteError, match="at least one image"):

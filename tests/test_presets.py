@@ -152,7 +152,11 @@ CLASSIFIERS = {
     "vit-b16": FINE_TUNED, "vit-b16-slow": {**FINE_TUNED, "learning_rate": 3e-5},
     "resnet50": {**FINE_TUNED, "model": "resnet50", "normalise": "imagenet"},
     "vit-tiny": {**OUR_SMALL, "model": "vit-tiny"}, "resnet-small": {**OUR_SMALL, "model": "resnet-small"},
-    "cnn4-moved": {"model": "cnn4", "batch_norm": True, "optimiser": "adam", "flip": True, "move": 4},   # ours
+    # ours
+    "cnn4-moved": {"model": "cnn4", "batch_norm": True, "optimiser": "adam", "flip": True, "move": 4},
+    "mlp-moved": {"model": "mlp", "hidden": [1000, 1000], "optimiser": "sgd", "flip": True, "move": 2},
+    "effnetv2s-small-decayed": {**EFFNET_SMALL, "learning_rate": 0.001, "lr_decay": 0.9, "class_weights": "none",
+                                "watch": "accuracy", "patience": 0, "epochs": 32},
 }
 
 

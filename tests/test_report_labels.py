@@ -31,6 +31,8 @@ def image_set(classes=CLASSES, parts=PARTS, seed=0, channels=1, **changes):
 class Experiment:
     """A classifier that looks its probabilities up by the first pixels, and a model for the saliency maps."""
 
+    criterion, criterion_label, criterion_sign = "validation_accuracy", "accuracy", 1
+
     def __init__(self, data, probabilities):
         self.data, self.classes = data, data.classes
         self.known = {image.tobytes(): p for image, p in zip(data.images, probabilities)}
@@ -137,6 +139,7 @@ def test_the_files(evaluated):
     written = json.loads((folder / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert written == evaluated.result
     assert written["classes"] == list(CLASSES) and written["model"] == "cnn4" and written["iterations"] == 40
+    assert written["best"] == {"iteration": 80, "epoch": 8, "watch": "accuracy", "value": 0.6}
     for path in folder.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
     assert evaluated.said[-1] == f"report: {folder}"
@@ -342,21 +345,38 @@ def test_nothing_of_a_confusion_matrix_is_cut_off(names):
 
 
 def test_curves_and_the_best_epoch(tmp_path):
-    found = report_labels.curves(records())
+    found = report_labels.curves(records(), "validation_accuracy")
     assert found["best"] == 7 and found["epoch"][7] == 8
     np.testing.assert_allclose(found["validation_loss"][:3], [1.2, 0.62, 0.44])
-    figure = plots_labels.learning(found)
+    figure = plots_labels.learning(found, "accuracy")
+    assert figure.axes[1].get_title("right") == "final model: epoch 8, validation accuracy 60.0 %"
     lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert [line.get_xdata()[0] for line in lines] == [8]
     falls = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[0] for line in falls] == [6]   # the seventh epoch is the first with the lower rate
 
 
+def test_the_best_epoch_is_that_of_what_is_watched():
+    """The smallest loss, first of two, in an epoch of another accuracy than the best."""
+    seen = [{**record, "validation_minus_loss": -record["validation_loss"]} for record in records()]
+    seen[5]["validation_minus_loss"] = seen[8]["validation_minus_loss"] = -0.125
+    found = report_labels.curves(seen, "validation_minus_loss")
+    assert found["best"] == 5
+    watching = SimpleNamespace(criterion="validation_minus_loss", criterion_label="loss", criterion_sign=-1)
+    assert report_labels.best(seen, watching) == {"iteration": 60, "epoch": 6, "watch": "loss", "value": 0.125}
+    assert report_labels.best(records(), watching) is report_labels.best([], watching) is None
+    pytest.importorskip("matplotlib")
+    figure = plots_labels.learning(found, "loss")
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"] == [6]
+    assert figure.axes[1].get_title("right") == "final model: epoch 6, of the best loss, validation accuracy 58.0 %"
+
+
 def test_curves_without_a_value():
     """An old or interrupted run: nothing but the loss, or a NaN."""
-    found = report_labels.curves([{"iteration": 1, "loss": float("nan")}, {"iteration": 2, "loss": 1.0}])
+    found = report_labels.curves([{"iteration": 1, "loss": float("nan")}, {"iteration": 2, "loss": 1.0}],
+                                 "validation_accuracy")
     assert found["best"] is None and np.isnan(found["loss"][0])
-    plots_labels.learning(found)
+    plots_labels.learning(found, "accuracy")
 
 
 def test_examples_are_the_surest_and_not_alike():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nnlite import models
 from nnlite.errors import NnliteError
 from nnlite.layers import (AvgPool2d, BatchNorm, Concat, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool, Linear,
                            MaxPool2d, NormPool, ReLU, Residual, Sequential)
@@ -43,6 +44,11 @@ MODELS = {
         Residual(Sequential(Conv2d(2, 2, 3, padding=1), BatchNorm(2, activation="relu"))),
         Concat(Conv2d(2, 3, 1), Sequential(Conv2d(2, 2, 3, padding=1), ReLU())), GlobalAvgPool(), BatchNorm(5),
         Linear(5, 3))),
+    "vit-tiny": ((6, 6, 1), lambda: models.vit_tiny(shape=(6, 6, 1), classes=3)),
+    "vit-tiny, computed anew": ((6, 6, 1), lambda: models.vit_tiny(shape=(6, 6, 1), classes=3, recompute=True)),
+    "effnetv2s-small": ((6, 6, 1), lambda: models.effnetv2s_small(
+        shape=(6, 6, 1), classes=3, width=0.2, depth=0.3, top_filters=8, keep_prob=0.5)),
+    "resnet-small": ((6, 6, 1), lambda: models.resnet_small(shape=(6, 6, 1), classes=3)),
 }
 
 
@@ -99,7 +105,9 @@ def test_every_ops_agrees(fast_ops, name):
 def test_the_twin_gives_the_evaluated_logits():
     for name in MODELS:
         model, x = build(name, get_ops("reference"))
-        logits = evaluation_twin(model).forward(x, train=True)
+        twin = evaluation_twin(model)
+        assert not {id(layer) for _, layer in model.walk()} & {id(layer) for _, layer in twin.walk()}, name
+        logits = twin.forward(x, train=True)
         np.testing.assert_allclose(logits, model.forward(x, train=False), rtol=1e-12, atol=1e-12, err_msg=name)
 
 
@@ -154,8 +162,16 @@ def test_more_images_than_go_through_at_once(monkeypatch):
     model, x = build("cnn, pools apart", get_ops("reference"))
     classes = [0, 5, 9]
     whole = saliency(model, x, classes)
+    seen = []
+    monkeypatch.setattr(model.ops, "contiguous", lambda part: seen.append(len(part)) or np.ascontiguousarray(part),
+                        raising=False)
     monkeypatch.setattr("nnlite.saliency.CHUNK", 2)
     np.testing.assert_allclose(saliency(model, x, classes), whole, rtol=1e-12)
+    assert seen[0] == 2
+    monkeypatch.setattr("nnlite.data.batches.SMALL_IMAGE", 9 * 8)   # of two channels: half as many
+    seen.clear()
+    np.testing.assert_allclose(saliency(model, x, classes), whole, rtol=1e-12)
+    assert seen[0] == 1
     assert saliency(model, x[:0], []).shape == (0, 9, 8)
 
 

@@ -19,9 +19,9 @@ from nnlite.data import images, synthetic_images
 from nnlite.errors import NnliteError
 from nnlite.experiments import LabelExperiment
 from nnlite.experiments import label_options as label_options_
-from nnlite.experiments import parts
+from nnlite.experiments import micro_batches
 from nnlite.experiments.labels import balanced
-from nnlite.ops import get_ops
+from nnlite.ops import get_ops, memory
 from nnlite.ops.reference import ReferenceOps
 from nnlite.presets import BEST, LATER, PRESETS
 from nnlite.runs import open_run
@@ -128,6 +128,35 @@ def test_evaluate_again_and_on_other_images(whole, tmp_path, capsys):
     assert evaluate.main([str(whole[0]), "--device", "cpu", "--data", str(tmp_path / "other.h5")]) == 0
     assert json.loads((whole[0] / "report" / "metrics.json").read_text())["production"]["images"] == 60
     (whole[0] / "report" / "metrics.json").write_bytes(before)
+
+
+@pytest.mark.parametrize("channels, other, said", [
+    (1, 3, "colour made grey, as the run's images are"), (3, 1, "grey repeated in three channels, as the run's images"),
+    (1, 1, None)])
+def test_the_production_check_on_image_files(channels, other, said, tmp_path, monkeypatch, capsys):
+    """Of other sizes and channels: as Pillow resizes and converts them."""
+    image, given = pytest.importorskip("PIL.Image"), []
+    run = fitted(label_options(image_file(tmp_path / "own.h5", channels=channels), tmp_path / "run", epochs=1),
+                 tmp_path / "run")
+    few, folder, wanted = image_set(side=13, channels=other), tmp_path / "files", {}
+    for number, (pixels_, label) in enumerate(zip(few.images, few.labels)):
+        path = folder / few.classes[label] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = image.fromarray(pixels_ if other == 3 else pixels_[..., 0])
+        picture.save(path)
+        small = picture.resize((8, 8), image.Resampling.BILINEAR).convert("L" if channels == 1 else "RGB")
+        wanted[np.asarray(small).tobytes()] = label
+    monkeypatch.setattr(report_labels, "evaluate", lambda run, data: given.append(data))
+    capsys.readouterr()
+    assert evaluate.main([str(run.path), "--device", "reference", "--data", str(folder)]) == 0
+    data, = given
+    assert data.images.shape == (60, 8, 8, channels) and len(wanted) == 60
+    found = {pixels_.tobytes(): few.classes.index(data.classes[k]) for pixels_, k in zip(data.images, data.labels)}
+    assert found == wanted
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "nnlite" in line] == ([] if said is None else [
+        line for line in lines if line.startswith(f"nnlite: {folder}: {said}")])
+    assert len(lines) == (said is not None)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn3", "cnn4", "cnn5"])
@@ -365,6 +394,16 @@ def test_validation_in_chunks(monkeypatch):
     assert e.validate() == pytest.approx(whole, rel=1e-9)
 
 
+@pytest.mark.parametrize("size, channels, batch, micro_batch, wanted", [
+    ([48, 48], 0, 10, 0, 200), ([48, 48], 3, 10, 0, 200), ([64, 64], 3, 10, 0, 200), ([128, 128], 3, 10, 0, 50),
+    ([224, 224], 3, 4, 0, 16), ([224, 224], 3, 30, 0, 30), ([224, 224], 3, 300, 0, 200), ([224, 224], 3, 30, 8, 8),
+    ([48, 48], 0, 10, 4, 4)])
+def test_how_many_images_are_evaluated_at_once(size, channels, batch, micro_batch, wanted):
+    e = experiment("mlp", size=size, channels=channels, batch_size=batch, micro_batch=micro_batch)
+    found = [part.stop - part.start for part in e._chunks(500)]
+    assert found[0] == wanted and sum(found) == 500 and set(found[:-1]) == {wanted}
+
+
 def test_training_accuracy_is_a_running_count(data, tmp_path, monkeypatch):
     """Over all steps since the last validation, also where a kill lies between them."""
     run, hits = begun(label_options(data, tmp_path / "run", epochs=2, checkpoint_every=1), tmp_path / "run"), []
@@ -540,7 +579,7 @@ def test_a_run_can_be_evaluated_without_its_parents(data, older, tmp_path, evalu
     assert len(evaluated) == 2
 
 
-# -- batches in parts --------------------------------------------------------------------------------------------------
+# -- micro-batches -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -551,11 +590,11 @@ def uneven():
     return images.ImageSet(few.images, labels, few.classes, few.split, few.source)
 
 
-@pytest.mark.parametrize("size", [1, 4, 5])   # 4: the last part is smaller
+@pytest.mark.parametrize("size", [1, 4, 5])   # 4: the last is smaller
 @pytest.mark.parametrize("model, settings", [
     ("mlp", {}), ("mlp", {"class_weights": "balanced", "smoothing": 0.1}),
     ("cnn4", {"batch_norm": False, "class_weights": "balanced", "rotate": 10.0, "flip": True})])
-def test_parts_add_up_to_the_batch(model, settings, size, uneven):
+def test_micro_batches_add_up_to_the_batch(model, settings, size, uneven):
     whole, parted = (experiment(model, set_=uneven, micro_batch=n, **settings) for n in (0, size))
     for iteration in range(2):
         sums = []
@@ -569,7 +608,7 @@ def test_parts_add_up_to_the_batch(model, settings, size, uneven):
             e.optimiser.step()
 
 
-def test_a_taught_batch_in_parts(older):
+def test_a_taught_batch_in_micro_batches(older):
     taught = {"teacher": older.path, "alpha": 0.6, "batch_norm": False}
     found = []
     for size in (0, 3):
@@ -581,7 +620,7 @@ def test_a_taught_batch_in_parts(older):
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-11, atol=1e-14)
 
 
-def test_every_part_draws_its_own_dropout():
+def test_every_micro_batch_draws_its_own_dropout():
     e = experiment("mlp", keep_prob=0.5, micro_batch=5)
     e.data.images[:] = e.data.images[0]
     seen, forward = [], e.model.forward
@@ -608,11 +647,65 @@ class Memory:
 
 @pytest.mark.parametrize("free, fixed, batch, size", [
     (10 ** 6, 0, 256, 256), (None, 0, 256, 256), (256 * 150, 0, 256, 256), (256 * 149, 0, 256, 128),
-    (256 * 150, 12, 256, 128), (150 * 40, 0, 256, 32), (150 * 40, 150, 60, 30), (150 * 6, 0, 7, 1), (10, 0, 8, 1)])
-def test_the_largest_part_that_fits(free, fixed, batch, size):
+    (256 * 150, 12, 256, 128), (150 * 40, 0, 256, 32), (150 * 40, 150, 60, 30), (150 * 6, 0, 7, 3), (10, 0, 8, 1),
+    (150 * 257, 0, 257, 257), (150 * 171, 0, 257, 86), (150 * 170, 0, 257, 65)])   # 86 + 86 + 85, 65 + 65 + 65 + 62
+def test_the_largest_micro_batch_that_fits(free, fixed, batch, size):
+    """What a smaller last one takes comes on top."""
     ops = Memory(free, fixed)
-    found, reason = parts.largest(batch, ops, ops.done.append)
-    assert found == size and f"{batch} images of a batch at once" in reason
+    found, reason = micro_batches.largest(batch, ops, ops.done.append)
+    wanted = f"all {batch} images of a batch at once" if size == batch else f"{size} of the {batch} images of a batch"
+    assert found == size and ("micro-batches of one image, although a step with one takes" if free == 10 else
+                              wanted) in reason
+
+
+def groups(root, version, limits, path="job/mine", meminfo="MemAvailable:    8000000 kB\n"):
+    """/proc and /sys/fs/cgroup of a process in the group `path`; limits: folder -> (limit, usage, cache)."""
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "meminfo").write_text("MemTotal:       9000000 kB\n" + meminfo)
+    line = f"0::/{path}" if version == 2 else f"7:cpuset:/elsewhere\n4:memory:/{path}"
+    (root / "proc" / "self" / "cgroup").write_text(line + "\n")
+    names = ("memory.max", "memory.current", "inactive_file") if version == 2 else \
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for folder, (limit, usage, cache) in limits.items():
+        group = root / "groups" / ("" if version == 2 else "memory") / folder
+        group.mkdir(parents=True, exist_ok=True)
+        (group / names[0]).write_text(f"{limit}\n")
+        (group / names[1]).write_text(f"{usage}\n")
+        (group / "memory.stat").write_text(f"anon 5\n{names[2]} {cache}\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("limits, wanted", [
+    ({}, 8_192_000_000),
+    ({"job/mine": (10 ** 9, 4 * 10 ** 8, 10 ** 8)}, 7 * 10 ** 8),
+    ({"job/mine": ("max", 5, 0), "job": (10 ** 9, 4 * 10 ** 8, 0)}, 6 * 10 ** 8),
+    ({"": (10 ** 9, 10 ** 9, 3000)}, 3000),        # a container, which does not see the group by its name outside
+    ({"job": (2 ** 63, 5, 0)}, 8_192_000_000),     # no limit, as the older version says it
+    ({"job/mine": (10, 20, 0)}, 0), ({"other": (10, 5, 0)}, 8_192_000_000)])
+def test_free_memory_is_what_the_groups_leave(version, limits, wanted, tmp_path, monkeypatch):
+    groups(tmp_path, version, limits)
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    assert get_ops("reference").free_bytes() == wanted
+
+
+def test_free_memory_that_cannot_be_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert memory.free_bytes() is None
+    groups(tmp_path / "broken", 2, {"": ("word", "2", "3")}, meminfo="")
+    monkeypatch.setattr(memory, "PROC", tmp_path / "broken" / "proc")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "broken" / "groups")
+    assert memory.free_bytes() is None
+
+
+def test_gradients_and_moments_are_not_counted_as_free(monkeypatch):
+    """When the memory is looked at, both have been written to."""
+    e, seen = experiment(), []
+    e.model.parameters.grads[...] = e.optimiser.m[...] = 7
+    monkeypatch.setattr(type(e.ops), "free_bytes", lambda ops: seen.append(
+        [array.any() for array in (e.model.parameters.grads, e.optimiser.m)]))
+    e.restart()
+    assert seen == [[False, False]]
 
 
 @pytest.mark.parametrize("name", ["reference", "cpu"])
@@ -634,10 +727,11 @@ def test_a_run_in_little_memory(data, tmp_path, monkeypatch, evaluated, capsys):
     monkeypatch.setattr(type(get_ops("reference")), "free_bytes", lambda ops: int(each * 15))
     assert train.main(label_options(data, tmp_path / "run", epochs=2, batch_size=36)) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["settings"]["micro_batch"] in (6, 9)
-    assert "of the 36 images of a batch at once: each takes " in capsys.readouterr().out
+    assert config["settings"]["micro_batch"] in (6, 8, 9)
+    out = capsys.readouterr().out
+    assert "of the 36 images of a batch: an image takes " in out and "gradient accumulation: a batch is done in " in out
     monkeypatch.undo()
-    assert len(open_run(tmp_path / "run", "reference").experiment.parts) in (4, 6)
+    assert len(open_run(tmp_path / "run", "reference").experiment.micro_batches) in (4, 5, 6)
 
 
 def begin_step(e):
@@ -800,15 +894,15 @@ def test_weights_of_a_file(data, tmp_path, evaluated, monkeypatch, capsys):
     """Read before the first step, told, and not needed to resume."""
     calls = []
 
-    def load(path, model, name):
-        calls.append((path, name))
+    def load(path, model, name, *, classes, pixels):
+        calls.append((path, name, classes, pixels["normalise"]))
         model.parameters.values[...] = 0.125
         return weights.Report(path, "a test", loaded=["x"], initialised=["head.W"])
     monkeypatch.setattr(weights, "load", load)
     words = [*label_options(data, tmp_path / "run", epochs=1, learning_rate=1e-9, l2=0.0), "--weights", "some.pth"]
     assert train.main(words) == 0
     file = str(pathlib.Path("some.pth").resolve())
-    assert set(calls) == {(file, "cnn4")}
+    assert calls == [(file, "cnn4", ("round", "square", "cross"), "standard")]
     out = capsys.readouterr().out
     assert f"begins with the parameters in {file}" in out and "newly initialised: head.W" in out
     run = open_run(tmp_path / "run", "reference")
@@ -835,6 +929,18 @@ def test_a_run_from_before_the_newer_settings(data, tmp_path):
     with quiet():
         train.fit(open_run(old.path, "reference"), lambda: False)
     assert outcome(old.path) == outcome(straight.path)
+
+
+def test_a_run_from_before_micro_batches_begins_again_with_whole_batches(data, tmp_path, monkeypatch):
+    """Without a checkpoint, and whatever memory there is."""
+    old = begun(label_options(data, tmp_path / "old", epochs=1), tmp_path / "old")
+    config = json.loads((old.path / "config.json").read_text())
+    del config["settings"]["micro_batch"]
+    (old.path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(ReferenceOps, "free_bytes", lambda ops: 1)
+    again = open_run(old.path, "reference").experiment
+    again.restart()
+    assert len(again.micro_batches) == 1 and not again.told
 
 
 # -- the fast ops, killing, resuming -----------------------------------------------------------------------------------

@@ -7,6 +7,13 @@ import numpy as np
 from ..ops.reference import ReferenceOps
 from ..rng import Rng
 
+SMALL_IMAGE = 64 * 64 * 3   # numbers
+
+def images_at_once(most, shape):
+    """How many images of this shape (H, W, C) a net evaluates at once: `most` of at most SMALL_IMAGE numbers each, of
+    larger ones fewer in proportion, at least 1."""
+    return max(1, min(most, most * SMALL_IMAGE // math.prod(shape)))
+
 
 class Batches:
     """rows(step): `size` row numbers below `count`.

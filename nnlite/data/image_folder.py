@@ -115,7 +115,8 @@ def _noted(broken, row):
 
 def _tell(broken, files, folder, skip_broken):
     """Name and count the files that are no images: on standard error, or as the error. row -> error in `broken`."""
-    names = [str(files[row].path.relative_to(folder)) for row in broken]
+    paths = [files[row].path for row in broken]
+    names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths]
     if broken and skip_broken:
         listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
         print(f"nnlite: {folder}: left out {len(names)} of {len(files)} files, which are no images: {listed}",
@@ -162,9 +163,12 @@ def _labelled(folder, classes):
 
 def header(path):
     """((H, W), whether it is grey) of an image, without decoding it."""
+    Image = _pillow()
     try:
-        with _pillow().open(path) as image:
+        with Image.open(path) as image:
             mode, (width, height) = image.mode, image.size
+    except Image.DecompressionBombError as error:
+        raise expected(path, "an image that is not larger than Pillow reads", str(error)) from error
     except UNREADABLE as error:
         there = "none that Pillow can read" if path.exists() else "no such file"
         raise expected(path, "an image", "a folder" if path.is_dir() else there) from error
@@ -192,5 +196,5 @@ def pixels(path, mode, size, box=None):
             if (image.height, image.width) != tuple(size):
                 image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             return np.asarray(image)
-    except UNREADABLE as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise expected(path, "a whole image", f"one that is truncated or damaged ({error})") from error

@@ -18,7 +18,8 @@ from nnlite.errors import expected
 from nnlite.files import dataset, opened, replacing
 
 PARTS = ("train", "validation", "test")
-ROWS_AT_ONCE = 1024  # bounds the float64 copies in `statistics`
+ROWS_AT_ONCE = 1024  # bounds the copies of larger numbers
+BT_601 = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587, 0.114 in units of 2^-16: as Pillow makes grey
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ def _read_published(path, size, progress, skip_broken):
     """What lies at `path`, with the parts that it comes with."""
     from nnlite.data import affectnet, cifar10, fer2013, image_folder  # they build on this module
 
-    if path.is_dir() and not cifar10.recognises(path):
+    if has_files(path):
         reader = affectnet if affectnet.recognises(path) else image_folder
         return reader.read(path, size=size, progress=progress, skip_broken=skip_broken)
     if size is not None:
         raise expected(path, "a folder per class where images are to be resized", "images of a fixed size")
     if skip_broken:
-        raise expected(path, "a folder of image files where broken ones are to be left out", "no such folder")
+        there = "CIFAR-10's batches" if path.is_dir() else f"a {path.suffix or 'nameless'} file"
+        raise expected("--skip-broken", "a folder of image files", there)
     if path.is_dir():
         return cifar10.read(path)
     if path.suffix.lower() in (".h5", ".hdf5"):
@@ -71,6 +73,13 @@ def _read_published(path, size, progress, skip_broken):
         return fer2013.read(path, progress=progress)
     what = "a .csv, .csv.gz, .tar.gz, .tgz, .h5 or .hdf5 file or a folder"
     raise expected(path, what, f"a {path.suffix or 'nameless'} file")
+
+
+def has_files(path):
+    """Whether `path` is a folder of image files, which can be resized."""
+    from nnlite.data import cifar10
+
+    return Path(path).is_dir() and not cifar10.recognises(Path(path))
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -170,6 +179,20 @@ def in_classes(image_set, classes):
     validate_labels(image_set.labels, image_set.classes, image_set.source)
     numbers = np.array([classes.index(name) for name in image_set.classes], np.int32)
     return replace(image_set, labels=numbers[image_set.labels], classes=tuple(classes))
+
+
+def in_channels(images, channels):
+    """The images (n, H, W, C) uint8 with 1 channel, grey of (0.299, 0.587, 0.114) times RGB (ITU-R BT.601), or with 3,
+    equal where they were grey."""
+    if images.shape[3] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=3)
+    grey = np.empty((*images.shape[:3], 1), np.uint8)
+    for start in range(0, len(images), ROWS_AT_ONCE):
+        some = images[start:start + ROWS_AT_ONCE].astype(np.uint32)
+        grey[start:start + ROWS_AT_ONCE, :, :, 0] = some @ BT_601 + 2 ** 15 >> 16
+    return grey
 
 
 def statistics(images, rows, where="image statistics"):

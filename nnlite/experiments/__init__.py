@@ -12,7 +12,8 @@ An experiment class is what train, evaluate and runs ask for all that depends on
 
 Functions of the class: resolve (a command line -> settings and data), load (config.json -> data), from_config, and
 list_presets. Methods: restart, step, prepare and forward_backward (for nnlite.diagnose), sums, line, validate,
-validated, over, describe, evaluate; attributes: model, optimiser, ops. criterion and carried may be the object's own.
+validated, over, describe, missing_extra, evaluate; attributes: model, optimiser, ops. criterion and carried may be the
+object's own.
 """
 
 from ..settings import SHAPES

@@ -32,21 +32,22 @@ class LabelImages:
     """settings, data: as in LabelExperiment; pixels: mean and deviation of the training pixels where they are known.
 
     Flips and moves of whole pixels (ops.image_batch) are drawn for each step; with rotate, shift, zoom, contrast or
-    brightness, or another size, images go through ops.warp_batch, and what becomes of them is drawn for each epoch (see
-    nnlite.data.augment). In evaluation they are resized and normalised, nothing else.
+    brightness, or another size, images go through ops.warp_batch, and what becomes of them, flips too, is drawn for
+    each epoch (see nnlite.data.augment). In evaluation they are resized and normalised, nothing else.
     """
 
     def __init__(self, settings, data, ops, *, dtype, seed, pixels):
         self.settings, self.ops, self.dtype = settings, ops, dtype
         self.shape, (H, W, C) = data.images.shape[1:], seen_shape(settings, data.images.shape[1:])
         self.size, self.channels = (H, W), C
-        self.warps = any(settings[name] for name in WARPS)
+        self.warps = bool(settings["size"]) or any(settings[name] for name in WARPS)
         self._check()
+        self.pixels = None, None   # mean and deviation of each channel that the model sees, where they are used
         self.images = ops.asarray(data.images)
         self.shift, self.scale = (ops.asarray(np.resize(part, C), dtype) for part in self._normalisation(data, pixels))
         B = settings["batch_size"]
         self.rows = ops.zeros((B,), "int32")   # fixed places for what changes from step to step
-        if self.warps or settings["size"]:
+        if self.warps:
             self.maps, self.tone = ops.zeros((B, 2, 3), "float32"), ops.zeros((B, 2), "float32")
             self.augmentation = Augmentation(
                 count=len(data.images), size_in=self.shape[:2], size_out=self.size, seed=seed, flip=settings["flip"],
@@ -58,7 +59,7 @@ class LabelImages:
     def _check(self):
         """Raise for settings that do not go together."""
         settings, own = self.settings, self.shape[2]
-        if settings["move"] and (self.warps or settings["size"]):
+        if settings["move"] and self.warps:
             raise expected("--set move", "0 beside size, " + ", ".join(WARPS) + " (shift moves too)", settings["move"])
         if own not in (1, self.channels):
             raise expected("--set channels", f"0 for images of {own} channels", self.channels)
@@ -72,14 +73,15 @@ class LabelImages:
         if kind == "raw":
             return np.zeros(1), np.ones(1)
         known = pixels if pixels[0] else statistics(kind, data)
-        mean, std = (np.asarray(part, np.float64) for part in known)
+        mean, std = (np.resize(np.asarray(part, np.float64), self.channels) for part in known)
+        self.pixels = mean.tolist(), None if kind == "centred" else std.tolist()
         return 255 * mean, np.ones(1) if kind == "centred" else 1 / (255 * std)
 
     def prepare(self, iteration, rows, epochs):
         """Put what the step shows of the images rows (B,) where batch() finds it; epochs (B,): the epoch of each."""
         ops, settings = self.ops, self.settings
         ops.copy_into(self.rows, rows)
-        if self.warps or settings["size"]:
+        if self.warps:
             maps, tone = self.augmentation.draw(rows, epochs)
             ops.copy_into(self.maps, maps)
             ops.copy_into(self.tone, tone)
@@ -94,7 +96,7 @@ class LabelImages:
 
     def batch(self, part):
         """x of a slice of the prepared rows."""
-        if self.warps or self.settings["size"]:
+        if self.warps:
             return self._warp(self.images, self.rows[part], self.maps[part], self.tone[part])
         return self._take(self.images, self.rows[part], self.flip[part], self.moves[part])
 
@@ -120,6 +122,11 @@ class LabelImages:
         if self.shape[2] == self.channels:
             return view(self.shift, self.scale)
         return self.ops.concat([view(self.shift[c:c + 1], self.scale[c:c + 1]) for c in range(self.channels)], -1)
+
+    def about(self):
+        """How the images are normalised: {name: value}, as nnlite.export writes it."""
+        mean, std = self.pixels
+        return {"normalise": self.settings["normalise"], "pixel_mean": mean, "pixel_std": std}
 
     def describe(self):
         """What happens to the images, in lines for people."""

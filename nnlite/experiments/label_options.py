@@ -1,6 +1,8 @@
 """Command lines and config.json of the classifiers: which images and classes, which settings, which other runs."""
 
 import math
+import sys
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,10 +34,27 @@ def load(config):
 
 def load_images(data, size, skip_broken):
     """The ImageSet of a file or folder, or of a name in BUILT_IN; size: (H, W) to resize images to, or None."""
-    if data in BUILT_IN and size is not None:
+    if data not in BUILT_IN:
+        return images.read(data, size=size, skip_broken=skip_broken)
+    if size is not None:
         raise expected("--resize", "a folder of images for each class", data)
-    return BUILT_IN[data]() if data in BUILT_IN else images.read(
-        data, size=size, skip_broken=skip_broken)
+    if skip_broken:
+        raise expected("--skip-broken", "a folder of image files", data)
+    return BUILT_IN[data]()
+
+
+def load_others(path, shape, skip_broken):
+    """The ImageSet at path, as a run of images of this shape (H, W, C) takes them: image files are resized; colour
+    becomes grey, or grey three equal channels, which is said on standard error."""
+    H, W, C = shape
+    found = images.read(path, size=(H, W) if images.has_files(path) else None, skip_broken=skip_broken)
+    h, w, c = found.images.shape[1:]
+    if (h, w) != (H, W):
+        raise expected(path, f"images of {H} x {W} (height x width), as the run's are", f"{h} x {w}")
+    if c != C:
+        what = "colour made grey" if C == 1 else "grey repeated in three channels"
+        print(f"nnlite: {path}: {what}, as the run's images are", file=sys.stderr)
+    return replace(found, images=images.in_channels(found.images, C))
 
 
 def without_images(config):

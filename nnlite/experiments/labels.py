@@ -7,15 +7,15 @@ import numpy as np
 
 from .. import checkpoint, losses, metrics, report_labels
 from ..data import images as image_data
-from ..data.batches import Batches
+from ..data.batches import Batches, images_at_once
 from ..errors import expected
 from ..models import MODELS
 from ..optim import OPTIMISERS, InverseTime, StepDecay
 from ..settings import SHAPES
-from . import label_options, parts
+from . import label_options, micro_batches
 from .label_images import LabelImages, seen_shape
 
-CHUNK = 200     # images evaluated at once
+CHUNK = 200     # small images evaluated at once
 FALL = 0.1      # of the validation F1, above which f1_decay applies
 
 
@@ -28,8 +28,9 @@ class LabelExperiment:
     labels, these with the weight settings["alpha"]. pixels: mean and deviation of the training pixels, each (C,), in
     units of full scale, where they are known.
 
-    A batch larger than settings["micro_batch"] is done in parts whose gradients add up to that of the whole batch's
-    mean loss. What belongs to a part alone is its batch norm, by the mean and variance of its images, and its dropout.
+    A batch larger than settings["micro_batch"] is done in micro-batches (gradient accumulation): their gradients add up
+    to that of the whole batch's mean loss. What belongs to a micro-batch alone is its batch norm, by the mean and
+    variance of its images, and its dropout.
     """
 
     options = "epochs", "resize", "init_from", "add_class", "teacher", "weights", "skip_broken"
@@ -91,20 +92,22 @@ class LabelExperiment:
             self.class_weight = ops.asarray(self.weights_of_classes, dtype)
         self.soft = ops.zeros((B, len(self.classes)), dtype) if self.teacher else None
         self._teachers_probabilities = None   # (n_train, K), when they are needed
-        self.share = ops.zeros((B,), dtype)   # of the batch's loss, for each image that of its part
+        self.share = ops.zeros((B,), dtype)   # of the batch's loss, for each image that of its micro-batch
         self._cut(settings["micro_batch"] or B)
 
     def _cut(self, size):
-        """From now on a batch is done in parts of this many images."""
-        self.parts = parts.slices(self.settings["batch_size"], size)
-        self.shares = [1.0] * len(self.parts)
+        """From now on a batch is done in micro-batches of this many images."""
+        self.micro_batches = micro_batches.slices(self.settings["batch_size"], size)
+        self.shares = [1.0] * len(self.micro_batches)
 
     def restart(self):
         """Everything as it was before the first step. Where settings["micro_batch"] is 0 it becomes what the memory
         holds, and stays that, also in a run's config.json: batch norm and the order of sums depend on it."""
         model, settings, self.told = self.model, self.settings, []
+        for array in (model.parameters.grads, *self.optimiser.state().values()):
+            array[...] = 0   # and what was written to does not count as free memory any more
         if not settings["micro_batch"]:
-            settings["micro_batch"], reason = parts.largest(settings["batch_size"], self.ops, self._try)
+            settings["micro_batch"], reason = micro_batches.largest(settings["batch_size"], self.ops, self._try)
             self._cut(settings["micro_batch"])
             self.told.append(f"memory: {reason}")
         model.rng.set_step(0)
@@ -113,12 +116,11 @@ class LabelExperiment:
         for _, layer in model.walk():
             for attribute, (_, fill) in layer.state_specs.items():
                 getattr(layer, attribute)[...] = fill
-        for array in self.optimiser.state().values():
-            array[...] = 0
         self.carried.update(rate_factor=1.0, last_f1=0.0)
         if self.weights is not None:
             from .. import weights   # here: most runs have none
-            self.told += weights.load(self.weights, model, settings["model"]).lines()
+            self.told += weights.load(self.weights, model, settings["model"], classes=self.classes,
+                                      pixels=self.images.about()).lines()
         if self.init_from is not None:
             output = model.layers[-1].name
             checkpoint.load(f"{self.init_from}/best.h5", model,
@@ -158,11 +160,11 @@ class LabelExperiment:
         ops.copy_into(self.labels, labels)
         if self.teacher is not None:
             ops.copy_into(self.soft, self._ask_teacher()[chosen])
-        if len(self.parts) > 1:
+        if len(self.micro_batches) > 1:
             weight = self.weights_of_classes[labels]
-            self.shares = [weight[part].sum() / weight.sum() for part in self.parts]
-            ops.copy_into(self.share, np.repeat(self.shares, [part.stop - part.start for part in self.parts]))
-        self.model.rng.set_step(iteration * len(self.parts))
+            self.shares = [weight[part].sum() / weight.sum() for part in self.micro_batches]
+            ops.copy_into(self.share, np.repeat(self.shares, [part.stop - part.start for part in self.micro_batches]))
+        self.model.rng.set_step(iteration * len(self.micro_batches))
         self.optimiser.set_lr(self.rate(iteration))
 
     def rate(self, iteration):
@@ -170,14 +172,15 @@ class LabelExperiment:
         return self.carried["rate_factor"] * math.prod(rate(iteration) for rate in self.rates)
 
     def forward_backward(self):
-        """Loss and hits of the prepared batch, and the gradients of the loss; of several parts the terms of each."""
+        """Loss and hits of the prepared batch, and the gradients of the loss; of several micro-batches the terms of
+        each."""
         self.model.zero_grad()
-        if len(self.parts) == 1:
-            return self._part(self.parts[0])
+        if len(self.micro_batches) == 1:
+            return self._part(self.micro_batches[0])
         terms = {}
-        for number, part in enumerate(self.parts, 1):
-            terms.update({f"{name} of part {number}": value for name, value in self._part(part).items()})
-            self.ops.increment(self.model.rng.step)   # dropout draws anew for each part
+        for number, part in enumerate(self.micro_batches, 1):
+            terms.update({f"{name} of micro-batch {number}": value for name, value in self._part(part).items()})
+            self.ops.increment(self.model.rng.step)   # dropout draws anew for each
         return terms
 
     def _part(self, part):
@@ -189,7 +192,7 @@ class LabelExperiment:
             ops, logits, labels, class_weight=self.class_weight, smoothing=settings["smoothing"], soft=soft,
             alpha=alpha)
         hits = ops.hits(logits, labels)
-        if len(self.parts) > 1:
+        if len(self.micro_batches) > 1:
             dlogits = ops.scale_samples(dlogits, self.share[part])
         self.model.backward(dlogits, need_dx=False)
         return {"loss": loss, "hits": hits}
@@ -244,8 +247,12 @@ class LabelExperiment:
         return {**values, f"{split}_minus_loss": -loss} if self.settings["watch"] == "loss" else values
 
     def _chunks(self, count):
-        """Slices of so many rows that are evaluated at once: no more than what training has the memory for."""
-        return parts.slices(count, CHUNK if len(self.parts) == 1 else min(CHUNK, self.settings["micro_batch"]))
+        """Slices of so many images that are evaluated at once: as many as are trained on at once; where that is a whole
+        batch also more, if they are small, since nothing is kept for a backward."""
+        size = self.micro_batches[0].stop
+        if len(self.micro_batches) == 1:
+            size = max(size, images_at_once(CHUNK, (*self.images.size, self.images.channels)))
+        return micro_batches.slices(count, min(CHUNK, size))
 
     def validated(self, values):
         """Learn from what validate() found: where the F1 fell by more than 10 %, the learning rate falls too."""
@@ -282,9 +289,10 @@ class LabelExperiment:
                          (f", and the new class '{self.classes[-1]}'" if self.grown else ""))
         if self.teacher is not None:
             lines.append(f"teacher: {self.teacher}, with weight {1 - s['alpha']:g}")
-        if len(self.parts) > 1:
+        if len(self.micro_batches) > 1:
             own = ", each with its own batch norm" if self.model.state else ""
-            lines.append(f"batches are done in {len(self.parts)} parts of {s['micro_batch']} images{own}")
+            lines.append(f"gradient accumulation: a batch is done in {len(self.micro_batches)} micro-batches of "
+                         f"{s['micro_batch']} images{own}")
         return lines + self.told
 
     def _rules(self):
@@ -315,8 +323,8 @@ class LabelExperiment:
         if other is None:
             report_labels.evaluate(run)
         else:
-            size = run.config["shape"][:2] if run.config["resized"] else None
-            report_labels.evaluate(run, data=image_data.read(other, size=size, skip_broken=skip_broken))
+            found = label_options.load_others(other, run.config["shape"], skip_broken)
+            report_labels.evaluate(run, data=found)
 
 
 def frozen(model, patterns):

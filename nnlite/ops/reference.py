@@ -10,6 +10,8 @@ import tracemalloc
 
 import numpy as np
 
+from . import memory
+
 SQRT_HALF = math.sqrt(0.5)
 INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 
@@ -124,12 +126,7 @@ class ReferenceOps:
 
     def free_bytes(self):
         """Bytes of memory that arrays can still take, or None where that cannot be known."""
-        try:
-            with open("/proc/meminfo") as file:
-                found = dict(line.split(":", 1) for line in file)
-            return 1024 * int(found["MemAvailable"].split()[0])
-        except (OSError, KeyError, ValueError):
-            return None
+        return memory.free_bytes()
 
     def bytes_of(self, step):
         """The bytes of memory that step() takes for its arrays, most at a time; it is done once."""
