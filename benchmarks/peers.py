@@ -21,6 +21,15 @@ def waiter(device):
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
+def compile_as(mode, model):
+    """The model as the mode of that name runs it; a model meets few shapes, and each is compiled for itself."""
+    if mode == "graphs":
+        return torch.compile(model, mode="reduce-overhead", dynamic=False)
+    if mode == "frozen":   # in inference: norms are folded into convolutions, weights laid out for oneDNN
+        torch._inductor.config.freezing = True
+    return torch.compile(model, dynamic=False) if mode in ("compiled", "frozen") else model
+
+
 class Vae(nn.Module):
     """Models 1, 2 and 3, with the sizes and names of nnlite.models.vae.Vae."""
 
@@ -73,22 +82,26 @@ def linears(model):
 # -- classifiers of images: x (B, C, H, W) -> logits, the layers and their order as in nnlite.models ------------------
 
 class Classifier(nn.Module):
-    """net behind the preparation of its batch: uint8 images (B, C, H, W), mirrored where flip (B,), normalised.
+    """net behind the preparation of its batch: uint8 images (B, C, H, W), mirrored where flip (B,), normalised; float
+    images are taken as they are.
 
-    shift and scale (C,); forward gives the loss and how many images are called right.
+    shift and scale (C,); class_weight (K,) or None. forward gives the loss and how many images are called right.
     """
 
-    def __init__(self, net, shift, scale):
+    def __init__(self, net, shift, scale, *, class_weight=None, smoothing=0.0):
         super().__init__()
-        self.net = net
+        self.net, self.smoothing = net, smoothing
+        self.register_buffer("class_weight", class_weight)
         self.register_buffer("shift", shift[:, None, None])
         self.register_buffer("scale", scale[:, None, None])
 
     def forward(self, images, labels, flip=None):
         if flip is not None:
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
-        logits = self.net((images.float() - self.shift) * self.scale)
-        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).sum()
+        x = images if images.is_floating_point() else (images.float() - self.shift) * self.scale
+        logits = self.net(x)
+        loss = F.cross_entropy(logits, labels, self.class_weight, label_smoothing=self.smoothing)
+        return loss, (logits.argmax(1) == labels).sum()
 
 
 class Rows(nn.Module):
@@ -142,6 +155,12 @@ def optimiser(settings, model, implementation):
 
 
 # -- the same weights -------------------------------------------------------------------------------------------------
+
+def load_weights(net, path):
+    """What nnlite.weights.save wrote, into a net of torch_peers."""
+    from safetensors.torch import load_file
+    net.load_state_dict(load_file(path))
+
 
 AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}   # (D, K) -> (K, D), (kh, kw, C, K) -> (K, C, kh, kw)
 

@@ -194,7 +194,8 @@ def describe(found):
         f"nnlite: {config['method']} search, preset {config['preset']}, {count} trials of {config['epochs']} epochs"
         f"{fine}, folder {found.path}" + f" ({done} done)" * bool(done),
         f"device: {ops.device_line()}", f"data: {config['data']}: {len(found.data.classes)} classes ({parts})",
-        f"trials are judged by their best validation {found.watched()}", f"{how} with: {resume_command(found)}", *_lines(found.space)])
+        f"trials are judged by their best validation {found.watched()}", f"{how} with: {resume_command(found)}",
+        *_lines(found.space)])
 
 
 def describe_fine(found):

@@ -360,7 +360,8 @@ def test_other_classes_than_those_of_the_file(classes, exported, tmp_path, capsy
 
 
 def test_another_number_of_classes_begins_a_new_head(exported, tmp_path):
-    told = begin_with(exported, image_file(tmp_path / "data.h5", classes=("square", "round", "cross", "star")), tmp_path)
+    data = image_file(tmp_path / "data.h5", classes=("square", "round", "cross", "star"))
+    told = begin_with(exported, data, tmp_path)
     assert any("newly initialised" in line for line in told)
 
 
