@@ -159,7 +159,8 @@ RESNET = {**{key: value for key, value in VIT.items() if key != "recompute"}, "m
 # Ours: their small siblings, from the beginning, on faces of 48 pixels.
 SMALL = {"batch_size": 64, "epochs": 30, "size": [], "channels": 0, "normalise": "standard", "flip": True,
          "rotate": 10.0, "shift": 0.1, "zoom": 0.1, "contrast": 0.1, "brightness": 0.1}
-VIT_TINY, RESNET_SMALL = {**VIT, **SMALL, "model": "vit-tiny"}, {**RESNET, **SMALL, "model": "resnet-small"}
+VIT_TINY = {**VIT, **SMALL, "model": "vit-tiny", "learning_rate": 3e-4}
+RESNET_SMALL = {**RESNET, **SMALL, "model": "resnet-small"}
 
 for _name, _preset, _published in [
     ("mlp-fer2013", MLP, {}),
