@@ -115,7 +115,8 @@ def dense_backward(dy, dh, x, W, dW, db, dx, parts, by_rows, has_slope, has_bias
             if by_rows:
                 target, add = (dW, accumulate) if chunk == 0 else (parts[chunk], False)
                 gemm(TRANSPOSED, PLAIN, D, K, stop - start, x[start:stop], D, dh[start:stop], K, add, target, K)
-    for chunk in prange(chunks if products else 0):
+    pieces = chunks if products else 0   # Numba would not make a loop over such an expression parallel
+    for chunk in prange(pieces):
         start, stop = D * chunk // chunks, D * (chunk + 1) // chunks
         if by_rows:
             for part in range(1, chunks):
