@@ -5,7 +5,6 @@ import math
 import numba
 import numpy as np
 import pytest
-import torch
 
 from nnlite.ops import get_ops
 from nnlite.ops.cpu import mathfun
@@ -54,6 +53,7 @@ def naive(qkv, heads):
 
 def with_torch(qkv, dy, heads):
     """y and dqkv."""
+    torch = pytest.importorskip("torch")
     leaf = torch.tensor(qkv, requires_grad=True)
     N, T, width = qkv.shape
     q, k, v = leaf.reshape(N, T, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
