@@ -65,7 +65,64 @@ def relu_and_pool(y):
     return last(F.max_pool2d(F.relu(first(y)), 2))
 
 
-IMAGE, ROWS = (N, H, W, C), (8, C)
+def norm(x, g, b, eps=1e-5):
+    """Batch norm in training."""
+    return F.batch_norm(x.movedim(-1, 1), None, None, g, b, True, 0.0, eps).movedim(1, -1)
+
+
+def plain_conv(x, W, stride=1, groups=1):
+    """Without bias, padded so that a stride of 1 keeps the size; W (kh, kw, C / groups, K)."""
+    return last(F.conv2d(first(x), W.permute(3, 2, 0, 1), None, stride, W.shape[0] // 2, 1, groups))
+
+
+def squeeze_excite(layer, x, W1, b1, W2, b2):
+    s = torch.sigmoid(F.silu(x.mean((1, 2)) @ W1 + b1) @ W2 + b2)
+    return x * s[:, None, None]
+
+
+def mbconv(layer, x, W1, g1, b1, W2, g2, b2, Wr, br, We, be, W3, g3, b3):
+    stride = layer.branch.layers[2].stride[0]
+    h = F.silu(norm(plain_conv(x, W1), g1, b1, 1e-3))
+    h = F.silu(norm(plain_conv(h, W2[:, :, None], stride, h.shape[-1]), g2, b2, 1e-3))
+    f = norm(plain_conv(squeeze_excite(None, h, Wr, br, We, be), W3), g3, b3, 1e-3)
+    return x + f if f.shape == x.shape else f
+
+
+def fused_mbconv(layer, x, W1, g1, b1, W2=None, g2=None, b2=None):
+    f = F.silu(norm(plain_conv(x, W1, layer.branch.layers[0].stride[0]), g1, b1, 1e-3))
+    f = f if W2 is None else norm(plain_conv(f, W2), g2, b2, 1e-3)
+    return x + f if f.shape == x.shape else f
+
+
+def bottleneck(layer, x, W1, g1, b1, W2, g2, b2, W3, g3, b3, Ws=None, gs=None, bs=None):
+    stride = layer.branch.layers[2].stride[0]
+    h = F.relu(norm(plain_conv(x, W1), g1, b1))
+    h = F.relu(norm(plain_conv(h, W2, stride), g2, b2))
+    return F.relu(norm(plain_conv(h, W3), g3, b3) + (x if Ws is None else norm(plain_conv(x, Ws, stride), gs, bs)))
+
+
+def attention(layer, x, W, b, Wo, bo):
+    q, k, v = (x @ W + b).reshape(*x.shape[:2], 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape) @ Wo + bo
+
+
+def block(layer, x, g1, b1, W, b, Wo, bo, g2, b2, W1, c1, W2, c2):
+    width = x.shape[-1:]
+    x = x + attention(layer.attention, F.layer_norm(x, width, g1, b1, layer.norm1.eps), W, b, Wo, bo)
+    return x + F.gelu(F.layer_norm(x, width, g2, b2, layer.norm2.eps) @ W1 + c1) @ W2 + c2
+
+
+def patch_embed(layer, x, W, b):
+    p = layer.size
+    kernel = W.reshape(p, p, -1, W.shape[1]).permute(3, 2, 0, 1)
+    return F.conv2d(first(x), kernel, b, p).flatten(2).transpose(1, 2)
+
+
+def class_token(layer, x, c):
+    return torch.cat([c.expand(len(x), 1, -1), x], 1)
+
+
+IMAGE, ROWS, TOKENS = (N, H, W, C), (8, C), (N, 5, 2 * C)
 # name: (layer, input shape, (layer, x, *parameters) -> y in PyTorch)
 LAYERS = {
     "Conv2d": (nl.Conv2d(C, K, 3, padding=1), IMAGE, conv),
@@ -93,13 +150,40 @@ LAYERS = {
     "BatchNorm with ReLU": (nl.BatchNorm(C, activation="relu"), IMAGE, Norm(F.relu)),
     "BatchNorm with SiLU": (nl.BatchNorm(C, activation="silu"), IMAGE, Norm(F.silu)),
     "NormPool": (nl.NormPool(C), IMAGE, Norm(relu_and_pool)),
+    "LayerNorm": (nl.LayerNorm(2 * C, eps=1e-3), TOKENS, lambda l, x, g, b: F.layer_norm(x, (2 * C,), g, b, 1e-3)),
+    "SqueezeExcite": (nl.SqueezeExcite(C, 3), IMAGE, squeeze_excite),
+    "MBConv": (nl.MBConv(C, C, expansion=3), IMAGE, mbconv),
+    "MBConv with stride": (nl.MBConv(C, K, expansion=2, stride=2), IMAGE, mbconv),
+    "FusedMBConv": (nl.FusedMBConv(C, C, expansion=3), IMAGE, fused_mbconv),
+    "FusedMBConv without expansion": (nl.FusedMBConv(C, K, expansion=1, stride=2), IMAGE, fused_mbconv),
+    "Bottleneck": (nl.Bottleneck(C, 3, C), IMAGE, bottleneck),
+    "Bottleneck with stride": (nl.Bottleneck(C, 3, K, stride=2), IMAGE, bottleneck),
+    "MultiHeadAttention": (nl.MultiHeadAttention(2 * C, 2), TOKENS, attention),
+    "Block": (nl.Block(2 * C, 4, 7), TOKENS, block),
+    "PatchEmbed": (nl.PatchEmbed(C, K, 3), (N, 6, 9, C), patch_embed),
+    "ClassToken": (nl.ClassToken(2 * C), TOKENS, class_token),
+    "PositionEmbedding": (nl.PositionEmbedding(5, 2 * C), TOKENS, lambda l, x, P: x + P),
+    "TakeToken": (nl.TakeToken(2), TOKENS, lambda l, x: x[:, 2]),
+    "Recompute": (nl.Recompute(nl.Linear(2 * C, K)), TOKENS, lambda l, x, W, b: x @ W + b),
     "NormPool of even sizes": (nl.NormPool(C, eps=1e-3, momentum=0.2), (2, 4, 6, C), Norm(relu_and_pool)),
 }
 
 
 def test_every_layer_is_compared():
     compared = {type(layer).__name__ for layer, *_ in (*LAYERS.values(), *OTHER_LAYERS.values())}
-    assert compared == set(nl.__all__) - {"Layer"}
+    assert compared == set(nl.__all__) - {"Layer", "StochasticDepth"}
+
+
+def test_stochastic_depth(ops):
+    """Against its mask: which samples stay is what PyTorch would draw otherwise."""
+    layer = nl.StochasticDepth(0.7).build(ops, dtype="float64", seed=2)
+    x, dy = draw("x", 40, 3, C), draw("dy", 40, 3, C)
+    y = ops.to_host(layer.forward(ops.asarray(x), train=True))
+    kept = (y != 0).all((1, 2))
+    assert 20 <= kept.sum() <= 36
+    mask = torch.tensor(kept).double()[:, None, None] / 0.7
+    assert_same(y, torch.tensor(x) * mask, "y")
+    assert_same(ops.to_host(layer.backward(ops.asarray(dy))), torch.tensor(dy) * mask, "dx")
 
 
 def statistics(layer):

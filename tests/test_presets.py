@@ -151,7 +151,8 @@ CLASSIFIERS = {
                                   "keep_prob": 0.85},
     "vit-b16": FINE_TUNED, "vit-b16-slow": {**FINE_TUNED, "learning_rate": 3e-5},
     "resnet50": {**FINE_TUNED, "model": "resnet50", "normalise": "imagenet"},
-    "vit-tiny": {**OUR_SMALL, "model": "vit-tiny"}, "resnet-small": {**OUR_SMALL, "model": "resnet-small"},
+    "vit-tiny": {**OUR_SMALL, "model": "vit-tiny", "learning_rate": 3e-4},
+    "resnet-small": {**OUR_SMALL, "model": "resnet-small"},
     # ours
     "cnn4-moved": {"model": "cnn4", "batch_norm": True, "optimiser": "adam", "flip": True, "move": 4},
     "mlp-moved": {"model": "mlp", "hidden": [1000, 1000], "optimiser": "sgd", "flip": True, "move": 2},
