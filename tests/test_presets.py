@@ -158,6 +158,8 @@ CLASSIFIERS = {
     "mlp-moved": {"model": "mlp", "hidden": [1000, 1000], "optimiser": "sgd", "flip": True, "move": 2},
     "effnetv2s-small-decayed": {**EFFNET_SMALL, "learning_rate": 0.001, "lr_decay": 0.9, "class_weights": "none",
                                 "watch": "accuracy", "patience": 0, "epochs": 32},
+    "effnetv2s-small-restarted": {**EFFNET_SMALL, "learning_rate": 0.0005, "lr_decay": 0.85, "class_weights": "none",
+                                  "watch": "accuracy", "patience": 0, "epochs": 18},
 }
 
 
