@@ -52,9 +52,8 @@ def evaluation_twin(model):
     if isinstance(model, Dropout):
         return _built(Sequential(), model)   # no layers: y = x
     twin = _built(copy.copy(model), model)
-    twins = {}   # of the layers that are attributes, or in tuples, lists and dicts that are; some are so twice
     for name, value in vars(model).items():
-        other = _with_twins(value, twins)
+        other = _with_twins(value)
         if other is not value:
             setattr(twin, name, other)
     for attribute, (shape, _) in model.param_specs.items():
@@ -64,16 +63,14 @@ def evaluation_twin(model):
     return twin
 
 
-def _with_twins(value, twins):
-    """value with the twin of each layer in it; twins: id of a layer -> its twin, of those that have one already."""
+def _with_twins(value):
+    """value, a layer or a tuple, list or dict of such, with the twin of each layer in it; anything else as it is."""
     if isinstance(value, Layer):
-        if id(value) not in twins:
-            twins[id(value)] = evaluation_twin(value)
-        return twins[id(value)]
+        return evaluation_twin(value)
     if isinstance(value, dict) and any(isinstance(part, Layer) for part in value.values()):
-        return {key: _with_twins(part, twins) for key, part in value.items()}
+        return {key: _with_twins(part) for key, part in value.items()}
     if isinstance(value, (tuple, list)) and any(isinstance(part, Layer) for part in value):
-        return type(value)(_with_twins(part, twins) for part in value)
+        return type(value)(_with_twins(part) for part in value)
     return value
 
 

@@ -11,7 +11,7 @@ from . import presets, runs, settings as settings_, space as space_
 from .errors import NnliteError, expected
 from .experiments import EXPERIMENTS
 from .experiments.label_options import BUILT_IN, size_of
-from .experiments.options import check_count, whole_path
+from .experiments.options import check_count, check_seed, whole_path
 from .ops import NAMES
 
 
@@ -33,8 +33,7 @@ def add_options(p, what):
 def check_options(options):
     """Raise for what is wrong with the options of add_options, --resume and --epochs by themselves."""
     check_count(options.epochs, "--epochs")
-    if options.seed is not None and not 0 <= options.seed < 2 ** 64:
-        raise expected("--seed", "a whole number from 0 to 2^64 - 1", options.seed)
+    check_seed(options.seed or 0)
     if options.out == "" or (options.resume and options.out is None):
         raise expected("--out", "the name of a folder", "nothing")
 

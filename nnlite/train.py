@@ -17,7 +17,7 @@ from . import command, presets, runs, settings as settings_
 from .diagnose import first_not_finite
 from .errors import expected
 from .experiments import EXPERIMENTS
-from .experiments.options import QUICK
+from .experiments.options import QUICK, check_seed
 from .files import remove_leftovers
 from .ops import NAMES, get_ops
 
@@ -171,8 +171,7 @@ def resolve(options):
         raise expected("--model", "one of " + ", ".join(sorted(EXPERIMENTS)), "none")
     if options.preset is not None and options.preset not in presets.PRESETS:
         settings_.choose_preset(options.preset, None)   # raises, with the nearest name
-    if not 0 <= options.seed < 2 ** 64:
-        raise expected("--seed", "a whole number from 0 to 2^64 - 1", options.seed)
+    check_seed(options.seed)
     model = options.model or presets.PRESETS[options.preset]["model"]
     experiment = EXPERIMENTS[model]
     refuse_foreign(options, model)

@@ -20,6 +20,12 @@ def check_count(value, option):
     return value
 
 
+def check_seed(seed):
+    """Raise NnliteError unless seed is one of the generator's."""
+    if not 0 <= seed < 2 ** 64:
+        raise expected("--seed", "a whole number from 0 to 2^64 - 1", seed)
+
+
 def check_batch_size(settings, rows, what):
     most = MOST_PASSES * rows
     if settings["batch_size"] > most:

@@ -132,8 +132,9 @@ class Layer:
         return kept
 
     def drop(self):
-        """Forget what forward kept."""
-        self._kept = None
+        """Forget what forward kept, here and below."""
+        for _, layer in self.walk():
+            layer._kept = None
 
     # -- checks ------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,11 @@ class Sequential(Layer):
     def __init__(self, *layers, **named):
         super().__init__()
         self.named = {**{str(i): layer for i, layer in enumerate(layers)}, **named}
-        self.layers = tuple(self.named.values())
+
+    @property
+    def layers(self):
+        """In the order of the forward pass."""
+        return tuple(self.named.values())
 
     def children(self):
         return self.named
@@ -34,13 +38,11 @@ class Sequential(Layer):
 
     def backward(self, dy, *, need_dx=True):
         """Without need_dx it ends at the first layer that learns."""
-        first = 0 if need_dx else self.first_that_learns()
-        for layer in reversed(self.layers[first:]):
-            last = layer is self.layers[first] and not need_dx
-            dy = layer.backward(dy, need_dx=False) if last and layer.can_skip_dx else layer.backward(dy)
-        for below in self.layers[:first]:    # what they kept is not needed any more
-            for _, part in below.walk():
-                part.drop()
+        layers, first = self.layers, 0 if need_dx else self.first_that_learns()
+        for layer in reversed(layers[first:]):
+            dy = backward_of(layer, dy, need_dx or layer is not layers[first])
+        for below in layers[:first]:    # what they kept is not needed any more
+            below.drop()
         return dy if need_dx else None
 
     def first_that_learns(self):
@@ -131,14 +133,16 @@ class Recompute(Layer):
 
     def forward(self, x, *, train=False):
         y = self.inner.forward(x, train=train)
-        for _, part in self.inner.walk():
-            part.drop()
+        self.inner.drop()
         self.keep(x, train=train)
         return y
 
     def backward(self, dy, *, need_dx=True):
         x, = self.take()
         self.inner.forward(x, train=True)
-        if not need_dx and self.inner.can_skip_dx:
-            return self.inner.backward(dy, need_dx=False)
-        return self.inner.backward(dy)
+        return backward_of(self.inner, dy, need_dx)
+
+
+def backward_of(layer, dy, need_dx):
+    """The layer's backward; where nobody asks for dx without it, if the layer can leave it out."""
+    return layer.backward(dy) if need_dx or not layer.can_skip_dx else layer.backward(dy, need_dx=False)

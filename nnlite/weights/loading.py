@@ -42,8 +42,8 @@ def load(path, model, name, *, classes=None, pixels=None):
 
     What the metadata of a safetensors file say about its training (see nnlite.export) is compared with what is given:
     classes: the names of the model's classes; as many others are an error, since the head would call them by the wrong
-    names. pixels: how its images are normalised, {entry of
-    the metadata: value}; what differs is told in the report's notes.
+    names. pixels: how its images are normalised, {entry of the metadata: value}; what differs is told in the report's
+    notes.
 
     Taken are safetensors and the state dicts of PyTorch's zip, in float32, float64, float16 or bfloat16, under the
     names of nnlite.weights.names. What need not fit:

@@ -180,8 +180,7 @@ def translated(model, dialect, prefix):
 
 
 def _plain(path, layers):
-    """The path without what only nnlite has: "inner" of a Recompute; "branch" becomes the kind of its MBConv."""
-    path = path.replace(".inner.", ".")
+    """The path with the kind of an MBConv for its "branch"."""
     block, branch, rest = path.partition(".branch.")
     inside = layers[f"{block}.branch"].children() if branch else {}
     if "expand" not in inside:

@@ -385,12 +385,12 @@ class CpuOps(ReferenceOps):
     def patches(self, x, size):
         N, H, W, C = x.shape
         y = self.empty((N, H // size * (W // size), size * size * C), x.dtype)
-        self.launch(token_kernels.patches, self._plain(x), size, y, self._chunks(x.size))
+        self.launch(token_kernels.patches, self._plain(x), size, y, False, self._chunks(x.size))
         return y
 
     def patches_backward(self, dy, shape, size):
         dx = self.empty(shape, dy.dtype)
-        self.launch(token_kernels.patches_backward, self._plain(dy), size, dx, self._chunks(dx.size))
+        self.launch(token_kernels.patches, dx, size, self._plain(dy), True, self._chunks(dx.size))
         return dx
 
     def prepend_token(self, x, token):

@@ -7,8 +7,8 @@ from .mathfun import kernel
 
 
 @kernel
-def patches(x, size, y, chunks):
-    """x (N, H, W, C) in squares of size x size pixels, y (N, H W / size^2, size^2 C)."""
+def patches(x, size, y, back, chunks):
+    """x (N, H, W, C) in squares of size x size pixels, y (N, H W / size^2, size^2 C): y from x, or back, x from y."""
     N, H, W, C = x.shape
     part, line = size * C, W * C   # what a square has of a row of pixels, and the row
     x, y = x.reshape(-1), y.reshape(-1)
@@ -16,20 +16,10 @@ def patches(x, size, y, chunks):
         for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
             to = row // size * size * line + row % size * part
             for start in range(row * line, (row + 1) * line, part):
-                copy(x[start:start + part], y[to:to + part])
-                to += size * part
-
-
-@kernel
-def patches_backward(dy, size, dx, chunks):
-    N, H, W, C = dx.shape
-    part, line = size * C, W * C
-    dy, dx = dy.reshape(-1), dx.reshape(-1)
-    for chunk in prange(chunks):
-        for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
-            to = row // size * size * line + row % size * part
-            for start in range(row * line, (row + 1) * line, part):
-                copy(dy[to:to + part], dx[start:start + part])
+                if back:
+                    copy(y[to:to + part], x[start:start + part])
+                else:
+                    copy(x[start:start + part], y[to:to + part])
                 to += size * part
 
 
