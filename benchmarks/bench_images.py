@@ -10,11 +10,11 @@ import sys
 from typing import NamedTuple
 
 import common
-import rows
-from counting import product
-from rows import Row, Work, nothing
 
 sys.path.insert(0, str(common.ROOT))
+import rows  # noqa: E402
+from counting import product  # noqa: E402
+from rows import Row, Work, nothing  # noqa: E402
 
 
 class Conv(NamedTuple):

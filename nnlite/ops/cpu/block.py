@@ -18,10 +18,10 @@ from numba.extending import intrinsic
 
 from .mathfun import FAST, kernel, straight
 from .simd import (BYTES, VectorType, as_vector, element, everywhere, first_lanes, fused_multiply_add, llvm_type,
-                   masked_load, masked_store)
+                   masked_load, masked_store, transpose)
 
 # Vectors side by side -> the heights that blocks have: those that fill the registers, and some for what is left over.
-SHAPES = {3: (9, 7, 4, 2, 1), 2: (14, 7, 4, 2, 1), 1: (14, 4, 1)}
+SHAPES = {3: (9, 7, 6, 4, 2, 1), 2: (14, 7, 4, 2, 1), 1: (14, 4, 1)}
 LATENCY = 4   # cycles until a sum can be added to again: fewer sums than 2 LATENCY wait for each other
 OVERHEAD = 0.3
 
@@ -117,7 +117,7 @@ def opaque(builder, pointer):
 
 
 def multiplier(across):
-    three9, three7, three4, three2, three1 = (block_product(rows, 3, across) for rows in SHAPES[3])
+    three9, three7, three6, three4, three2, three1 = (block_product(rows, 3, across) for rows in SHAPES[3])
     two14, two7, two4, two2, two1 = (block_product(rows, 2, across) for rows in SHAPES[2])
     one14, one4, one1 = (block_product(rows, 1, across) for rows in SHAPES[1])
 
@@ -135,6 +135,9 @@ def multiplier(across):
                            columns, accumulate)
                 elif height == 7:
                     three7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                           columns, accumulate)
+                elif height == 6:
+                    three6(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                            columns, accumulate)
                 elif height == 4:
                     three4(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
@@ -232,9 +235,14 @@ def pack(source, at, outer, s_outer, middle, s_middle, inner, s_inner, columns, 
             place, target, step = at + v * L * s_column, to + first * rows + v * L - first, width * L
             for i in range(outer):
                 for j in range(middle):
-                    start, row = place + i * s_outer + j * s_middle, target + (i * middle + j) * inner * step
+                    start, row, done = place + i * s_outer + j * s_middle, target + (i * middle + j) * inner * step, 0
+                    if s_inner == 1 and (v + 1) * L <= columns:
+                        done = inner // L * L
+                    for k in range(0, done, L):
+                        transpose(source, start + k, s_column, panels, row + k * step, step)
                     for n in range(L):
-                        fill(panels, row + n, step, source, start + n * s_column, s_inner, inner, v * L + n < columns)
+                        fill(panels, row + done * step + n, step, source, start + n * s_column + done * s_inner,
+                             s_inner, inner - done, v * L + n < columns)
 
 
 @straight

@@ -14,7 +14,7 @@ from ..reference import out_size, write
 from . import depthwise, direct, winograd
 from .block import lanes, pack, padded
 
-SMALL_WEIGHT = 1 << 16   # numbers: a gradient up to this size is made in parts that are summed
+SMALL_WEIGHT = 1 << 18   # numbers: a gradient up to this size is made in parts that are summed
 SECOND_LEVEL = 1 << 20   # bytes of the second-level cache that the transforms of a group of tiles may fill
 
 
@@ -35,6 +35,7 @@ def by_winograd(what, N, Ho, Wo, C, K, kernel, stride, dilation, groups):
 
 
 def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
+    x, stride = seen_pixels(ops, x, W, stride, padding)
     (N, H, w, C), (kh, kw, Cg, K) = x.shape, W.shape
     Ho, Wo = out_sizes(x.shape, W.shape, stride, padding, dilation)
     if by_winograd("product", N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
@@ -76,6 +77,7 @@ def _sum_parts(parts, target, accumulate):
 
 
 def weight_gradient(ops, dh, x, dW, stride, padding, dilation, groups, accumulate):
+    x, stride = seen_pixels(ops, x, dW, stride, padding)
     (N, H, w, C), (kh, kw, Cg, K), (Ho, Wo) = x.shape, dW.shape, dh.shape[1:3]
     L, dtype = lanes(x.dtype), x.dtype
     if by_winograd("weight", N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
@@ -208,6 +210,17 @@ def margin(kernel, size, outputs, stride, padding, dilation):
     return most
 
 
+def seen_pixels(ops, x, W, stride, padding):
+    """x and the stride; for a 1x1 kernel that strides over pixels those of x that it sees, and stride 1: copying them
+    costs less than what a product of scattered rows loses."""
+    if W.shape[:2] != (1, 1) or stride == (1, 1) or padding != (0, 0):
+        return x, stride
+    N, H, w, C = x.shape
+    seen = ops.empty((N, -(-H // stride[0]), -(-w // stride[1]), C), x.dtype)
+    ops.launch(direct.take_pixels, ops._plain(x), *stride, seen, ops._chunks(seen.size))
+    return seen, (1, 1)
+
+
 def is_product(kernel, stride, padding):
     """Whether every output sees one pixel, its own: then all pixels may be taken as one row."""
     return kernel == (1, 1) and stride == (1, 1) and padding == (0, 0)
@@ -239,34 +252,29 @@ def nothing(dtype):
 # -- depthwise --------------------------------------------------------------------------------------------------------
 
 def depthwise_forward(ops, x, W, b, stride, padding, dilation):
-    (N, H, w, C), (kh, kw, _), dtype = x.shape, W.shape, x.dtype
+    (N, H, w, C), (kh, kw, _) = x.shape, W.shape
     Ho, Wo = out_sizes(x.shape, W.shape, stride, padding, dilation)
-    y = ops.empty((N, Ho, Wo, C), dtype)
-    chunks = ops._chunks(y.size * 4)
-    rings = ops.empty((chunks, ((kh - 1) * dilation[0] + 1) * (w + 2 * padding[1]) * padded(C, dtype)), dtype)
-    ops.launch(depthwise.depthwise_forward, ops._flat(x), H, w, C, whole_vectors(ops, W), lanes(dtype),
-               nothing(dtype) if b is None else b, y.reshape(-1), Ho, Wo, kh, kw, *stride, *padding, *dilation, rings,
-               N * Ho, chunks)
+    y = ops.empty((N, Ho, Wo, C), x.dtype)
+    ops.launch(depthwise.depthwise_forward, ops._flat(x), H, w, C, ops._flat(W), lanes(x.dtype),
+               nothing(x.dtype) if b is None else b, y.reshape(-1), Ho, Wo, kh, kw, *stride, *padding, *dilation,
+               walks((kh, kw), stride, padding, dilation), N * Ho, ops._chunks(y.size * 4))
     return y
 
 
 def depthwise_backward(ops, dy, x, W, dW, db, stride, padding, dilation, accumulate, need_dx):
     (N, H, w, C), (kh, kw, _), (Ho, Wo), dtype = x.shape, W.shape, dy.shape[1:3], x.dtype
-    walks = (kh, kw) == (3, 3) and stride == dilation == (1, 1) and max(padding) <= 2
-    dy = slope_and_bias(ops, dy, None, db, accumulate)
     chunks = min(ops._chunks(dy.size * 4), N)
-    rings = ops.empty((chunks, 3 * (Wo + 2 * (2 - padding[1])) * padded(C, dtype) if walks else 1), dtype)
-    parts, dx = ops.empty((chunks, kh * kw, padded(C, dtype)), dtype), ops.empty(x.shape, dtype) if need_dx else None
-    ops.launch(depthwise.depthwise_backward, ops._flat(x), H, w, C, dy.reshape(-1), Ho, Wo, whole_vectors(ops, W),
-               lanes(dtype), dx.reshape(-1) if need_dx else nothing(dtype), kh, kw, *stride, *padding, *dilation, walks,
-               rings, parts, N, need_dx, chunks)
-    ops.launch(_sum_parts, parts[:, :, :C], dW.reshape(kh * kw, C), accumulate)
+    parts, dx = ops.empty((chunks, kh * kw + 1, C), dtype), ops.empty(x.shape, dtype) if need_dx else None
+    ops.launch(depthwise.depthwise_backward, ops._flat(x), H, w, C, ops._flat(dy), Ho, Wo, ops._flat(W), lanes(dtype),
+               dx.reshape(-1) if need_dx else nothing(dtype), kh, kw, *stride, *padding, *dilation,
+               walks((kh, kw), stride, padding, dilation), parts, N, need_dx, chunks)
+    ops.launch(_sum_parts, parts[:, :-1], dW.reshape(kh * kw, C), accumulate)
+    if db is not None:
+        ops.launch(_sum_parts, parts[:, -1], db, accumulate)
     return dx
 
 
-def whole_vectors(ops, W):
-    """W (kh, kw, C) as (kh kw Cp,): the channels filled up with zeros."""
-    C = W.shape[-1]
-    w = ops.zeros((W.size // C, padded(C, W.dtype)), W.dtype)
-    ops.launch(np.copyto, w[:, :C], W.reshape(-1, C))
-    return w.reshape(-1)
+def walks(kernel, stride, padding, dilation):
+    """Whether a depthwise kernel walks; with wider padding some dy would be in no window's middle, where db is
+    summed."""
+    return kernel == (3, 3) and stride == dilation == (1, 1) and max(padding) <= 1

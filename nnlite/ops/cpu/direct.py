@@ -54,7 +54,7 @@ def window_products(images, rows, count, a, at, a_image, a_row, a_pixel, down, a
                     panel, vectors, width, y, to, y_image, y_row, y_pixel, columns):
     """For some rows of outputs of some images: y = windows times one panel. A window is down x right runs of `inner`
     numbers; the panel goes through the first-level cache in pieces of DEPTH rows, each used for all these outputs."""
-    if down * right * inner <= 2 * DEPTH:
+    if down * right * inner <= 3 * DEPTH // 2:
         for n in range(images):
             for h in range(rows):
                 multiply_along(count, a, at + n * a_image + h * a_row, a_pixel, down, a_down, right, a_right, inner, 1,
@@ -109,6 +109,19 @@ def begin(y, bias, K):
 
 
 @kernel
+def take_pixels(x, sh, sw, seen, chunks):
+    """seen[n, h, w] = x[n, h sh, w sw]"""
+    N, H, W, C = seen.shape
+    for chunk in prange(chunks):
+        for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
+            n, h = row // H, row % H
+            for w in range(W):
+                source, target = x[n, h * sh, w * sw], seen[n, h, w]
+                for c in range(C):
+                    target[c] = source[c]
+
+
+@kernel
 def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw, ph, pw, dh, dw, groups, room,
                  together, total, chunks):
     """total: N Ho, the rows of outputs in all, which the threads share; together: images that are taken at once."""
@@ -118,7 +131,7 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
     depth = kh * kw * Cg
     group_size = (Kg + L - 1) // L * L * depth
     tall = max(1, STRIP // Wo)
-    block = max(tall, FINISHED // (Wo * K))
+    block = max(tall, FINISHED // (Wo * K) // tall * tall)
     by_places = (ph > 0 or pw > 0) and Cg >= MANY
     padded = (ph > 0 or pw > 0) and not by_places
     high, across = (H + 2 * ph, W + 2 * pw) if padded else (H, W)

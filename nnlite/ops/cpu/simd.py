@@ -16,6 +16,7 @@ registers; nothing but these functions touches memory:
     add(a, b), sub(a, b), mul(a, b), positive(a) = max(a, 0)
     maximum(a, b)          the larger of each two; b where one is NaN
     total(a), highest(a)   the sum and the largest of the lanes (none of them NaN), numbers
+    transpose(a, i, row, b, j, step)   b[j + n step + m] = a[i + m row + n] for all lanes m, n
 
 Indices are not checked.
 """
@@ -241,3 +242,33 @@ def highest(typing, a):
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fmax.{_suffix(a)}")
         return builder.call(function, args, fastmath=["nnan"])
     return a.dtype(a), build
+
+
+@intrinsic
+def transpose(typing, source, at, row, target, to, step):
+    """Halves off the diagonal change places, then the quarters within the halves, down to single numbers."""
+    vector = VectorType(source.dtype)
+
+    def build(context, builder, signature, args):
+        def line(array, index, stride, n):
+            place = element(context, builder, signature.args[array], args[array], args[index])
+            place = builder.gep(place, [builder.mul(args[stride], ir.Constant(ir.IntType(64), n))])
+            return as_vector(builder, vector, place)
+
+        def shuffled(a, b, lanes):
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+        L, align = vector.lanes, vector.dtype.bitwidth // 8
+        lines, half = [builder.load(line(0, 1, 2, n), align=align) for n in range(L)], L // 2
+        while half:
+            upper = [L + lane - half if lane & half else lane for lane in range(L)]
+            lower = [L + lane if lane & half else lane + half for lane in range(L)]
+            for n in range(L):
+                if not n & half:
+                    a, b = lines[n], lines[n + half]
+                    lines[n], lines[n + half] = shuffled(a, b, upper), shuffled(a, b, lower)
+            half //= 2
+        for n in range(L):
+            builder.store(lines[n], line(3, 4, 5, n), align=align)
+        return context.get_dummy_value()
+    return types.none(source, types.intp, types.intp, target, types.intp, types.intp), build
