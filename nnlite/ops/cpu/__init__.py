@@ -188,9 +188,10 @@ class CpuOps(ReferenceOps):
         rows, W, K = self._rows(x), self._plain(W), W.shape[1]
         y, skinny = self.empty((*x.shape[:-1], K), x.dtype), self._is_skinny(rows, W)
         if skinny:
-            room = self.empty((len(rows), padded(K, x.dtype)), x.dtype)
-            self.launch(skinny_kernels.skinny_product, rows.reshape(-1), *rows.shape, W.reshape(-1), K,
-                        room.reshape(-1), room.shape[1], y.reshape(-1), lanes(x.dtype), self._chunks(W.size))
+            chunks, Kp = self._chunks(W.size), padded(K, x.dtype)
+            parts = self.empty((chunks, len(rows) * Kp), x.dtype)
+            self.launch(skinny_kernels.skinny_product, rows.reshape(-1), *rows.shape, W.reshape(-1), K, parts, Kp,
+                        y.reshape(-1), lanes(x.dtype), chunks)
         self.launch(matrix.dense_forward, rows, W, b, y.reshape(-1, K),
                     NOTHING[x.dtype] if slope is None else slope.reshape(-1, K), code, 1.0, slope is not None,
                     threshold, scale, *key, not skinny, self._chunks(y.size))

@@ -3,7 +3,7 @@
 The matrix W (D, K) is then read for hardly any arithmetic, so what counts is to read it once, in the order in which it
 lies, without copying it into another form first, as BLAS does. All arrays are flat, in C order: x (N, D), W (D, K),
 y and dy (N, Kp): rows filled up with zeros to whole vectors, so that each vector of these, which are used again and
-again, lies in one line of the cache. Threads share the columns of W, or its rows.
+again, lies in one line of the cache. Threads share the rows of W.
 """
 
 import numpy as np
@@ -13,6 +13,7 @@ from .mathfun import kernel, serial, straight
 from .simd import add, fma, load, load_some, mul, prefetch, splat, store, store_some, total, zero
 
 ROWS = 16    # of x, up to which these are faster than BLAS
+TILE = 128   # columns of W; those of y stay in the first-level cache while rows of W pass
 
 
 @njit(inline="always")
@@ -82,43 +83,57 @@ def walks(get, put):
             put(dW, d * K + k, a, some)
 
     @straight
-    def five_sums(dy, at, r1, r2, r3, r4, W, row, first, end, L, sums):
-        """W's row times five rows of dy, sums of products, added to sums (5,)."""
-        a0 = a1 = a2 = a3 = a4 = zero(W)
+    def ten_sums(dy, at, r1, r2, r3, r4, W, row, other, first, end, L, sums):
+        """Two of W's rows times five rows of dy, sums of products, added to sums (10,)."""
+        a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = zero(W)
         for k in range(first, end, L):
-            p, w = at + k, get(W, row + k, end - k)
-            a0, a1, a2 = fma(load(dy, p), w, a0), fma(load(dy, p + r1), w, a1), fma(load(dy, p + r2), w, a2)
-            a3, a4 = fma(load(dy, p + r3), w, a3), fma(load(dy, p + r4), w, a4)
+            v, w, p = get(W, row + k, end - k), get(W, other + k, end - k), at + k
+            g0, g1, g2, g3, g4 = load(dy, p), load(dy, p + r1), load(dy, p + r2), load(dy, p + r3), load(dy, p + r4)
+            a0, a1, a2, a3, a4 = fma(g0, v, a0), fma(g1, v, a1), fma(g2, v, a2), fma(g3, v, a3), fma(g4, v, a4)
+            b0, b1, b2, b3, b4 = fma(g0, w, b0), fma(g1, w, b1), fma(g2, w, b2), fma(g3, w, b3), fma(g4, w, b4)
         sums[0] += total(a0)
         sums[1] += total(a1)
         sums[2] += total(a2)
         sums[3] += total(a3)
         sums[4] += total(a4)
-    return eight_rows, one_row, four_gradients, one_gradient, five_sums
+        sums[5] += total(b0)
+        sums[6] += total(b1)
+        sums[7] += total(b2)
+        sums[8] += total(b3)
+        sums[9] += total(b4)
+    return eight_rows, one_row, four_gradients, one_gradient, ten_sums
 
 
-eight_rows, one_row, four_gradients, one_gradient, five_sums = walks(load_all, store_all)
-eight_rows_end, one_row_end, four_gradients_end, one_gradient_end, five_sums_end = walks(load_some, store_some)
+eight_rows, one_row, four_gradients, one_gradient, ten_sums = walks(load_all, store_all)
+eight_rows_end, one_row_end, four_gradients_end, one_gradient_end, ten_sums_end = walks(load_some, store_some)
 
 
 @kernel
-def skinny_product(x, N, D, W, K, room, Kp, y, L, chunks):
-    """y (N, K) = x W, made in room (N, Kp), eight rows of W at a time."""
-    vectors = Kp // L
+def skinny_product(x, N, D, W, K, parts, Kp, y, L, chunks):
+    """y (N, K) = x W, eight rows of W at a time, a tile of their columns after the other. A thread takes rows that lie
+    together, those that its part of an optimiser's pass has just written; the sums, parts (chunks, N Kp), are added."""
+    eights = D // 8
     for chunk in prange(chunks):
-        first, end = vectors * chunk // chunks * L, min(K, vectors * (chunk + 1) // chunks * L)
-        whole, eights = first + (end - first) // L * L, D // 8 * 8
-        for n in range(N):
-            room[n * Kp + first:n * Kp + vectors * (chunk + 1) // chunks * L] = 0
-        for d in range(0, eights, 8):
-            eight_rows(x, N, D, W, K, room, Kp, d, first, whole, L)
-            if whole < end:
-                eight_rows_end(x, N, D, W, K, room, Kp, d, whole, end, L)
-        for d in range(eights, D):
-            one_row(x, N, D, W, K, room, Kp, d, first, whole, L)
-            one_row_end(x, N, D, W, K, room, Kp, d, whole, end, L)
-        for n in range(N):
-            y[n * K + first:n * K + end] = room[n * Kp + first:n * Kp + end]
+        room = parts[chunk]
+        room[:] = 0
+        first, end = eights * chunk // chunks * 8, eights * (chunk + 1) // chunks * 8
+        rest = D if chunk == chunks - 1 else end
+        for k in range(0, K, TILE):
+            stop = min(K, k + TILE)
+            whole = k + (stop - k) // L * L
+            for d in range(first, end, 8):
+                eight_rows(x, N, D, W, K, room, Kp, d, k, whole, L)
+                if whole < stop:
+                    eight_rows_end(x, N, D, W, K, room, Kp, d, whole, stop, L)
+            for d in range(end, rest):
+                one_row(x, N, D, W, K, room, Kp, d, k, whole, L)
+                one_row_end(x, N, D, W, K, room, Kp, d, whole, stop, L)
+    for n in range(N):
+        row = y[n * K:(n + 1) * K]
+        row[:] = parts[0, n * Kp:n * Kp + K]
+        for chunk in range(1, chunks):
+            for k in range(K):
+                row[k] += parts[chunk, n * Kp + k]
 
 
 @serial
@@ -148,17 +163,19 @@ def skinny_weight_gradient(x, N, D, dy, Kp, dW, K, accumulate, L, chunks):
 
 @kernel
 def skinny_input_gradient(dy, N, Kp, W, K, D, dx, L, chunks):
-    """dx = dy W^T: sums along the rows of W, for five rows of dy at a time."""
+    """dx = dy W^T: sums along the rows of W, two of them times five rows of dy at a time."""
     whole = K // L * L
     for chunk in prange(chunks):
-        sums = np.empty(5, dx.dtype)
-        for d in range(D * chunk // chunks, D * (chunk + 1) // chunks):
+        sums, end = np.empty(10, dx.dtype), D * (chunk + 1) // chunks
+        for d in range(D * chunk // chunks, end, 2):
+            row, other, there = d * K, min(d + 1, end - 1) * K, min(2, end - d)
             for n in range(0, N, 5):
                 last = min(5, N - n) - 1   # rows beyond dy's end are taken as its last one
                 r1, r2, r3, r4 = min(1, last) * Kp, min(2, last) * Kp, min(3, last) * Kp, min(4, last) * Kp
                 sums[:] = 0
-                five_sums(dy, n * Kp, r1, r2, r3, r4, W, d * K, 0, whole, L, sums)
+                ten_sums(dy, n * Kp, r1, r2, r3, r4, W, row, other, 0, whole, L, sums)
                 if whole < K:
-                    five_sums_end(dy, n * Kp, r1, r2, r3, r4, W, d * K, whole, K, L, sums)
-                for row in range(last + 1):
-                    dx[(n + row) * D + d] = sums[row]
+                    ten_sums_end(dy, n * Kp, r1, r2, r3, r4, W, row, other, whole, K, L, sums)
+                for i in range(last + 1):
+                    for j in range(there):
+                        dx[(n + i) * D + d + j] = sums[5 * j + i]
