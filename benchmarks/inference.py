@@ -41,7 +41,7 @@ def nnlite_forwards(settings, device, name, path):
 
     def captured(batch):
         x = ops.zeros((batch, *seen_shape(settings)), "float32")
-        forward = ops.capture(lambda: model.forward(x))
+        forward = ops.capture(lambda: model.forward(x), frozen=True)
 
         def run(images):
             ops.copy_into(x, images)

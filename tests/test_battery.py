@@ -264,6 +264,35 @@ def test_a_captured_step_is_the_step(name):
 
 
 @every_row
+def test_a_frozen_forward_is_the_forward(name):
+    """What is made of the parameters alone is made once, and stays while other steps use memory."""
+    ops = get_ops("cpu")
+    layer, xs = make(name, ops), draw(name, ops)
+    for _ in range(2):
+        layer.forward(*xs, train=True)    # running statistics that are not 0 and 1
+        layer.drop()
+    captured = ops.capture(lambda: layer.forward(*xs), frozen=True)
+    for number in range(3):
+        for i, array in enumerate(xs):
+            array[...] = Draws(20 + number).normal(f"array {i}", array.shape)
+        np.testing.assert_array_equal(captured(), layer.forward(*xs))
+
+
+def test_a_frozen_forward_makes_nothing_of_parameters_twice():
+    """Changing W behind its back must change nothing, for direct and Winograd's convolution, and a norm."""
+    ops = get_ops("cpu")
+    nl = nnlite.layers
+    layer = nl.Sequential(nl.Conv2d(16, 16, 3, padding=1), nl.BatchNorm(16), nl.Conv2d(16, 4, 1)).build(ops)
+    x = ops.asarray(Draws(0).normal("x", (8, 16, 16, 16)).astype("float32"))
+    captured = ops.capture(lambda: layer.forward(x), frozen=True)
+    before = np.array(captured())
+    for part in ("0", "2"):
+        layer.named[part].W[...] = 0
+    layer.named["1"].running_var[...] = 9
+    np.testing.assert_array_equal(captured(), before)
+
+
+@every_row
 def test_noise_follows_step_and_seed(name, ops):
     layer, xs = make(name, ops), draw(name, ops)
 

@@ -5,6 +5,7 @@ what float64 gives. So a convolution may sum in any order, and by transforms suc
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -323,17 +324,23 @@ def winograd_fits(what, N, Ho, Wo, C, K, kernel, stride, dilation, groups):
     return kernel in convolution.WINOGRAD[what] and stride == dilation == (1, 1) and groups == 1
 
 
-ALGORITHMS = {"winograd": winograd_fits, "direct": lambda *_, **__: False}
+def never(*_):
+    return False
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("kind", ["3x3", "5x5"])
+ALGORITHMS = {"winograd": {"by_winograd": winograd_fits}, "direct": {"by_winograd": never},
+              "direct, shared by outputs": {"by_winograd": never, "OUTPUTS": 0}}
+
+
+@pytest.mark.parametrize("algorithm, kind", [*itertools.product(ALGORITHMS, ["3x3", "5x5"]),
+                                             ("direct, shared by outputs", "1x1")])
 @pytest.mark.parametrize("fast", FAST)
 @both_dtypes
 def test_each_algorithm_for_any_shape(algorithm, kind, fast, dtype, monkeypatch):
     """On the CPU, also where the other one is faster: one that is not chosen today may be tomorrow."""
     monkeypatch.setattr(cpu, "GRAIN", 1)
-    monkeypatch.setattr(convolution, "by_winograd", ALGORITHMS[algorithm])
+    for name, value in ALGORITHMS[algorithm].items():
+        monkeypatch.setattr(convolution, name, value)
     ops = FAST[fast]()
 
     @settings(max_examples=EXAMPLES[kind])

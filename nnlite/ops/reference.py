@@ -118,10 +118,11 @@ class ReferenceOps:
     def synchronize(self):
         """Wait until all that was asked for is done."""
 
-    def capture(self, step):
+    def capture(self, step, frozen=False):
         """A function that does what step() does, on arrays at the same places, and gives what it gave the first time,
         rewritten: a CUDA graph on a GPU, a list of kernel calls on the CPU. step must do all its arithmetic through
-        ops and decide nothing by a value; numbers that change are 0-d arrays (scalar)."""
+        ops and decide nothing by a value; numbers that change are 0-d arrays (scalar). frozen: parameters and running
+        statistics stay what they are at the first call, so what depends on them alone may be computed once."""
         return step
 
     def free_bytes(self):

@@ -59,9 +59,23 @@ class CpuOps(ReferenceOps):
         if self._tape is not None:
             self._tape.write_down(function, arguments)
 
-    def capture(self, step):
+    def _is_frozen(self):
+        return self._tape is not None and self._tape.frozen
+
+    def prepare(self, function, *arguments):
+        """launch, of what depends on parameters and running statistics alone, into arrays of `prepared`."""
+        if self._is_frozen():
+            function(*arguments)
+        else:
+            self.launch(function, *arguments)
+
+    def prepared(self, shape, dtype):
+        """empty, for what `prepare` makes: in a frozen step not of the tape's pool, whose blocks others use too."""
+        return self._pool.empty(shape, dtype) if self._is_frozen() else self.empty(shape, dtype)
+
+    def capture(self, step, frozen=False):
         """A function that does what step() does, without the Python between the kernels (see tape.py)."""
-        return Tape(self, step) if blas.blas is not None else step
+        return Tape(self, step, frozen) if blas.blas is not None else step
 
     @contextlib.contextmanager
     def recording(self, tape):
@@ -319,11 +333,11 @@ class CpuOps(ReferenceOps):
         return y, mean, inv_std
 
     def _norm_statistics(self, x, running_mean, running_var, momentum, eps, train):
-        inv_std = self.empty(running_var.shape, x.dtype)
         if not train:
-            self.launch(_inverse_deviation, running_var, eps, inv_std)
+            inv_std = self.prepared(running_var.shape, x.dtype)
+            self.prepare(_inverse_deviation, running_var, eps, inv_std)
             return running_mean, inv_std
-        mean = self.empty(running_mean.shape, x.dtype)
+        mean, inv_std = self.empty(running_mean.shape, x.dtype), self.empty(running_var.shape, x.dtype)
         self.launch(norm.statistics, x.reshape(-1), running_mean, running_var, float(momentum), float(eps), mean,
                     inv_std, self._channel_sums(x))
         return mean, inv_std

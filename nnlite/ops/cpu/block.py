@@ -213,6 +213,19 @@ def panel_of(column, columns, L):
     return (2 * twos + (place - 2 * twos) // 3 * 3) * L, 3
 
 
+@njit(inline="always")
+def panel_at(columns, L, share, shares):
+    """The first column of the panel nearest to so many shares of a matrix's columns."""
+    vectors = (columns + L - 1) // L
+    wanted, start = vectors * share / shares, 0
+    while start < vectors:
+        width = panel_width(columns - start * L, L)
+        if start + width / 2 > wanted:
+            break
+        start += width
+    return min(start * L, columns)
+
+
 @kernel
 def pack(source, at, outer, s_outer, middle, s_middle, inner, s_inner, columns, s_column, panels, to, L, chunks):
     """panels[to:] = the matrix with rows (i, j, k) and columns n, source[at + i s_outer + j s_middle + k s_inner +

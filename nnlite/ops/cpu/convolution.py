@@ -15,6 +15,7 @@ from . import depthwise, direct, winograd
 from .block import lanes, pack, padded
 
 SMALL_WEIGHT = 1 << 18   # numbers: a gradient up to this size is made in parts that are summed
+OUTPUTS = 128            # and more for each thread: they may share outputs, which come in panels, nearly evenly
 SECOND_LEVEL = 1 << 20   # bytes of the second-level cache that the transforms of a group of tiles may fill
 
 
@@ -44,11 +45,12 @@ def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
     panels = forward_panels(ops, ops._plain(W), groups)
     chunks, together = ops._chunks(y.size * Cg), images_together(Ho * Wo)
     room = padded_room(ops, chunks, H, w, C * together, padding, x.dtype)
+    by_outputs = groups == 1 and W.size > x.size and K >= chunks * OUTPUTS   # the larger one is read once
     if is_product((kh, kw), stride, padding):
-        N, Ho, Wo, H, w = flat_pixels(N * Ho * Wo)
+        N, Ho, Wo, H, w = flat_pixels(N * Ho * Wo, 1 if by_outputs else chunks)
     ops.launch(direct.conv_forward, ops._flat(x), H, w, C, panels, lanes(x.dtype),
                nothing(x.dtype) if b is None else b, relu, y.reshape(-1), Ho, Wo, K, kh, kw, *stride, *padding,
-               *dilation, groups, room, together, N * Ho, chunks)
+               *dilation, groups, room, together, N * Ho, by_outputs, chunks)
     return y
 
 
@@ -117,8 +119,8 @@ def winograd_product(ops, x, W, b, relu, padding, out):
     (N, H, w, C), (r, _, _, K), dtype = x.shape, W.shape, x.dtype
     L, size, y = lanes(dtype), winograd.tile_size(r), ops.empty((N, *out, K), x.dtype)
     Cp, Kp = padded(C, dtype), padded(K, dtype)
-    u = ops.empty((winograd.POINTS * Kp * C,), dtype)
-    ops.launch(winograd.transform_weight, W.reshape(-1), r, C, K, weight_matrix(r), L, u, ops._chunks(W.size))
+    u = ops.prepared((winograd.POINTS * Kp * C,), dtype)
+    ops.prepare(winograd.transform_weight, W.reshape(-1), r, C, K, weight_matrix(r), L, u, ops._chunks(W.size))
     tiles = N * -(-out[0] // size) * -(-out[1] // size)
     chunks = min(ops._chunks(y.size * C), tiles)
     group = tiles_at_once(tiles, chunks, Cp + Kp, dtype)
@@ -162,10 +164,10 @@ def forward_panels(ops, W, groups):
     kh, kw, Cg, K = W.shape
     Kg, depth = K // groups, kh * kw * Cg
     size = padded(Kg, W.dtype) * depth
-    panels = ops.empty((groups * size,), W.dtype)
+    panels = ops.prepared((groups * size,), W.dtype)
     for g in range(groups):
-        ops.launch(pack, W.reshape(-1), g * Kg, kh * kw, Cg * K, Cg, K, 1, 1, Kg, 1, panels, g * size, lanes(W.dtype),
-                   ops._chunks(size))
+        ops.prepare(pack, W.reshape(-1), g * Kg, kh * kw, Cg * K, Cg, K, 1, 1, Kg, 1, panels, g * size,
+                    lanes(W.dtype), ops._chunks(size))
     return panels
 
 
@@ -227,9 +229,11 @@ def is_product(kernel, stride, padding):
 
 
 @functools.lru_cache
-def flat_pixels(pixels):
-    """N, Ho, Wo, H, W for that many pixels as `N` images of one row, as long as a strip if a divisor allows it."""
-    width = max((d for d in range(1, 2 * direct.STRIP) if pixels % d == 0), key=lambda d: (d >= 28, d % 14 == 0, d))
+def flat_pixels(pixels, shares=1):
+    """N, Ho, Wo, H, W for that many pixels as `N` images of one row, as long as a strip if a divisor allows it that
+    leaves a row for each share."""
+    width = max((d for d in range(1, 2 * direct.STRIP) if pixels % d == 0),
+                key=lambda d: (pixels >= d * shares, d >= 28, d % 14 == 0, d))
     return pixels // width, 1, width, 1, width
 
 

@@ -13,7 +13,7 @@ All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks,
 import numpy as np
 from numba import njit, prange
 
-from .block import multiply_across, multiply_along, panel_width
+from .block import multiply_across, multiply_along, panel_at, panel_width
 from .mathfun import kernel, straight
 
 DEPTH = 128    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
@@ -35,16 +35,17 @@ def copy_padded(x, at, rows, width, C, top, left, target, across):
 
 
 @straight
-def finish(y, bias, relu, K):
-    """y += bias; y = max(y, 0) if relu. y holds whole pixels."""
+def finish(y, bias, relu, K, left, right):
+    """y += bias; y = max(y, 0) if relu, for outputs left to right. y holds whole pixels."""
     zero = y.dtype.type(0)
     for start in range(0, y.size, K):
-        pixel = y[start:start + K]
+        pixel = y[start + left:start + right]
         if bias.size:
-            for k in range(K):
-                pixel[k] += bias[k]
+            shift = bias[left:right]
+            for k in range(pixel.size):
+                pixel[k] += shift[k]
         if relu:
-            for k in range(K):
+            for k in range(pixel.size):
                 value = pixel[k]
                 pixel[k] = zero if value < zero else value
 
@@ -97,15 +98,14 @@ def place_products(images, first, end, count, a, at, a_image, a_pixel, H, W, str
 
 
 @straight
-def begin(y, bias, K):
-    """y = bias, or 0. y holds whole pixels."""
-    if bias.size == 0:
-        y[:] = 0
-        return
+def begin(y, bias, K, left, right):
+    """y = bias, or 0, for outputs left to right. y holds whole pixels."""
     for start in range(0, y.size, K):
-        pixel = y[start:start + K]
-        for k in range(K):
-            pixel[k] = bias[k]
+        pixel = y[start + left:start + right]
+        if bias.size:
+            pixel[:] = bias[left:right]
+        else:
+            pixel[:] = 0
 
 
 @kernel
@@ -123,8 +123,9 @@ def take_pixels(x, sh, sw, seen, chunks):
 
 @kernel
 def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw, ph, pw, dh, dw, groups, room,
-                 together, total, chunks):
-    """total: N Ho, the rows of outputs in all, which the threads share; together: images that are taken at once."""
+                 together, total, by_outputs, chunks):
+    """total: N Ho, the rows of outputs in all, which the threads share, or, by_outputs, each makes some outputs of all
+    pixels and reads its part of the weights alone; together: images that are taken at once."""
     Cg, Kg = C // groups, K // groups
     whole = dw == 1 and groups == 1    # then the kw pixels of a window's row lie behind each other
     right, inner = (1, kw * C) if whole else (kw, Cg)
@@ -136,7 +137,9 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
     padded = (ph > 0 or pw > 0) and not by_places
     high, across = (H + 2 * ph, W + 2 * pw) if padded else (H, W)
     for chunk in prange(chunks):
-        first, end = total * chunk // chunks, total * (chunk + 1) // chunks
+        first, end, k_from, k_to = total * chunk // chunks, total * (chunk + 1) // chunks, 0, K
+        if by_outputs:
+            first, end, k_from, k_to = 0, total, panel_at(K, L, chunk, chunks), panel_at(K, L, chunk + 1, chunks)
         space = room[chunk]
         if padded:
             space[:] = 0
@@ -153,10 +156,10 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
                 image, base = space, 0
             part = y[(n * Ho + h0) * Wo * K:((n + images - 1) * Ho + h1) * Wo * K]
             if by_places:
-                begin(part, bias, K)
+                begin(part, bias, K, k_from, k_to)
             for g in range(groups):
-                k0 = 0
-                while k0 < Kg:
+                k0 = k_from
+                while k0 < min(k_to, Kg):
                     vectors = panel_width(Kg - k0, L)
                     for h in range(h0, h1, tall):
                         if by_places:
@@ -171,7 +174,7 @@ def conv_forward(x, H, W, C, panels, L, bias, relu, y, Ho, Wo, K, kh, kw, sh, sw
                                         y, ((n * Ho + h) * Wo) * K + g * Kg + k0, Ho * Wo * K, Wo * K, K, Kg - k0)
                     k0 += vectors * L
             if relu or bias.size and not by_places:
-                finish(part, bias[:0] if by_places else bias, relu, K)
+                finish(part, bias[:0] if by_places else bias, relu, K, k_from, k_to)
             first += (images - 1) * Ho + h1 - h0
 
 

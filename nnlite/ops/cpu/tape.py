@@ -5,6 +5,9 @@ microseconds the way through layers, checks and memory pool is a tenth of the st
 writes down every call that `CpuOps.launch` makes; later runs go down that list. What changes from step to step (the
 step's number, the learning rate, a weight of the loss) stands in 0-d arrays and is read when its turn comes: `Late`.
 
+A frozen step is a forward pass whose parameters stay what they are: what is made of them alone (weights in panels, or
+transformed; norms' deviations) is made at the first call and not written down.
+
 This is to the CPU what a CUDA graph is to a GPU, with the same rules for the step: arrays at fixed places, all
 arithmetic through ops (a layer in plain array code is not written down), no decision that depends on a value.
 """
@@ -40,8 +43,8 @@ class Tape:
     caches. The pool lives as long as the tape, and nobody else is given its blocks.
     """
 
-    def __init__(self, ops, step):
-        self._ops, self._step = ops, step
+    def __init__(self, ops, step, frozen):
+        self._ops, self._step, self.frozen = ops, step, frozen
         self._calls = None   # [(function, arguments, places of Late ones)]
 
     def __call__(self):

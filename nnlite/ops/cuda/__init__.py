@@ -82,7 +82,7 @@ class CudaOps(ImageOps, TokenOps, ReferenceOps):
     def synchronize(self):
         cupy.cuda.Device().synchronize()
 
-    def capture(self, step):
+    def capture(self, step, frozen=False):
         return Capture(step)
 
     def free_bytes(self):
