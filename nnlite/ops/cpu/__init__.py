@@ -22,6 +22,7 @@ from .notice import announce_compilation
 from .tape import Late, Tape, now
 
 GRAIN = 4096   # elements of cheap work that are worth a thread
+LARGEST_PART = 1 << 20   # numbers of dW that every thread may make a sum of its own for
 
 
 class CpuOps(ReferenceOps):
@@ -219,7 +220,7 @@ class CpuOps(ReferenceOps):
         (N, D), K, skinny = rows.shape, W.shape[1], self._is_skinny(rows, W)
         chunks = self._chunks(dh.size + rows.size)
         # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
-        by_rows = chunks > 1 and D * K < N * (K + D / 2) and not skinny
+        by_rows = chunks > 1 and D * K < min(N * (K + D / 2), LARGEST_PART) and not skinny
         parts = self.empty((chunks, D + 1 if by_rows else 1, K), x.dtype)
         self.launch(matrix.dense_backward, dy, dh, rows, W, dW, NOTHING[x.dtype] if db is None else db.reshape(-1, K),
                     rows if dx is None else dx.reshape(rows.shape), parts, by_rows, has_slope, db is not None, need_dx,
@@ -456,16 +457,18 @@ class CpuOps(ReferenceOps):
             N, T, width = qkv.shape
             y, log_sum = self.empty((N, T, width // 3), qkv.dtype), self.empty((N, heads, T), qkv.dtype)
             chunks, cut, shape = self._scores(qkv, heads)
+            size = attention_kernels.panels_size(T, width // 3 // heads, qkv.dtype)
             self.launch(attention_kernels.attention, self._plain(qkv), heads, y, log_sum, cut,
-                        self.empty((chunks, *shape), qkv.dtype))
+                        self.empty((chunks, *shape), qkv.dtype), self.empty((chunks, 1, size), qkv.dtype))
             return y, log_sum if train else None
 
         def attention_backward(self, dy, y, log_sum, qkv, heads):
             (N, T, width), dqkv = qkv.shape, self.empty(qkv.shape, qkv.dtype)
             chunks, cut, shape = self._scores(qkv, heads)
+            size = attention_kernels.panels_size(T, width // 3 // heads, qkv.dtype)
             self.launch(attention_kernels.attention_backward, self._plain(dy), self._plain(y), self._plain(log_sum),
                         self._plain(qkv), heads, dqkv, self.empty((cut - 1, N, T, width // 3 * 2), qkv.dtype), cut,
-                        self.empty((chunks, 2, *shape), qkv.dtype))
+                        self.empty((chunks, 2, *shape), qkv.dtype), self.empty((chunks, 3, size), qkv.dtype))
             return dqkv
 
     def _scores(self, qkv, heads):

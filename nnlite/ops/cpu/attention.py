@@ -1,20 +1,18 @@
 """Attention: y = softmax(q k^T / sqrt(d)) v for each image and head, and its derivative.
 
-Nothing is copied: BLAS finds q, k and v of a head in qkv by the distance between its rows. A block of at most QUERIES
-rows of scores is made against at most KEYS keys at a time and stays in the cache until it is used up; where there are
-more keys, sums that were taken below a smaller maximum are scaled down (Milakov & Gimelshein 2018; Dao et al. 2022,
-algorithm 1). So memory grows with T, not with T^2.
+A block of at most QUERIES rows of scores is made against at most KEYS keys at a time and stays in the cache until it is
+used up; where there are more keys, sums that were taken below a smaller maximum are scaled down (Milakov & Gimelshein
+2018; Dao et al. 2022, algorithm 1). So memory grows with T, not with T^2.
 
-Both directions live on the matrix product: 4 N T^2 D operations forward and 10 N T^2 D backward (the scores once more)
-against N heads T^2 exponentials. Products with so short an inner side (d = 64) run at two thirds to four fifths of the
-rate of large ones, and that is the limit here.
+Both directions live on the matrix product (block.py): 4 N T^2 D operations forward and 10 N T^2 D backward (the scores
+once more) against N heads T^2 exponentials. What stands on the left of a product is read where it lies; what stands on
+the right, the d columns of a head or their transpose, is laid into panels first.
 """
 
 import numpy as np
 from numba import njit, prange
 
-from .blas import PLAIN, TRANSPOSED, gemm
-from .block import padded
+from .block import lay_panels, lay_turned, padded, times_panels
 from .mathfun import exp, kernel, straight
 from .simd import BYTES, constant, highest, load, maximum
 
@@ -31,10 +29,16 @@ def scores_shape(T, cut, dtype):
     return min(QUERIES, -(-T // cut)), padded(min(KEYS, T), dtype)
 
 
+def panels_size(T, d, dtype):
+    """Numbers in the panels of a block of keys, or queries, and of its transpose, whichever has more."""
+    rows = max(QUERIES, min(KEYS, T))
+    return max(rows * padded(d, dtype), padded(rows, dtype) * d)
+
+
 @kernel
-def attention(qkv, heads, y, log_sum, cut, scores):
+def attention(qkv, heads, y, log_sum, cut, scores, panels):
     """qkv (N, T, 3 D), y (N, T, D), log_sum (N, heads, T). A task is a piece of the queries of a head, one of `cut`;
-    scores (chunks, rows, columns) is scratch."""
+    scores (chunks, rows, columns) and panels (chunks, 1, numbers) are scratch."""
     (N, T, D), (chunks, rows, columns) = y.shape, scores.shape
     d, tasks = D // heads, N * heads * cut
     scale, one = y.dtype.type(1 / np.sqrt(d)), y.dtype.type(1)
@@ -48,19 +52,21 @@ def attention(qkv, heads, y, log_sum, cut, scores):
             stop = T * (piece + 1) // cut
             for start in range(T * piece // cut, stop, rows):
                 count = min(rows, stop - start)
-                attend(q[start * 3 * D:], q[D:], q[2 * D:], count, T, D, d, scale, room, columns, most, total,
-                       out[start * D:])
+                attend(q[start * 3 * D:], q[D:], q[2 * D:], count, T, D, d, scale, room, columns, panels[chunk, 0], most,
+                       total, out[start * D:])
                 for i in range(count):
                     times(out[(start + i) * D:(start + i) * D + d], one / total[i])
                     log_sum[head * T + start + i] = most[i] + np.log(total[i])
 
 
 @njit
-def attend(q, k, v, count, T, D, d, scale, scores, columns, most, total, y):
+def attend(q, k, v, count, T, D, d, scale, scores, columns, panels, most, total, y):
     """For so many queries: most = the largest of scale s; total = sum of p = e^(scale s - most); y = p v."""
+    L = BYTES // y.itemsize
     for start in range(0, T, columns):
-        keys = min(columns, T - start)
-        gemm(PLAIN, TRANSPOSED, count, keys, d, q, 3 * D, k[start * 3 * D:], 3 * D, 0, scores, columns)
+        keys, at = min(columns, T - start), start * 3 * D
+        lay_turned(k, at, d, keys, 3 * D, L, panels)
+        times_panels(False, count, q, 0, 3 * D, d, panels, L, keys, scores, 0, columns, False)
         for i in range(count):
             here = largest(scores, i * columns, keys) * scale
             if start == 0:
@@ -71,7 +77,8 @@ def attend(q, k, v, count, T, D, d, scale, scores, columns, most, total, y):
                 total[i] *= factor
                 times(y[i * D:i * D + d], factor)
             total[i] += exponentials(scores[i * columns:i * columns + keys], scale, most[i])
-        gemm(PLAIN, PLAIN, count, d, keys, scores, columns, v[start * 3 * D:], 3 * D, start > 0, y, D)
+        lay_panels(v, at, keys, 3 * D, d, L, panels)
+        times_panels(False, count, scores, 0, columns, keys, panels, L, d, y, 0, D, start > 0)
 
 
 @straight
@@ -110,10 +117,10 @@ def times(x, factor):
 
 
 @kernel
-def attention_backward(dy, y, log_sum, qkv, heads, dqkv, spill, cut, scores):
+def attention_backward(dy, y, log_sum, qkv, heads, dqkv, spill, cut, scores, panels):
     """dqkv (N, T, 3 D) from dy and y (N, T, D), log_sum (N, heads, T). A task is a piece of the queries of a head, one
     of `cut`. The first piece of a head writes its dk and dv, the others theirs into spill (cut - 1, N, T, 2 D), which
-    is added at the end. scores (chunks, 2, rows, columns) is scratch."""
+    is added at the end. scores (chunks, 2, rows, columns) and panels (chunks, 3, numbers) are scratch."""
     (N, T, D), (chunks, _, rows, columns) = y.shape, scores.shape
     d, tasks = D // heads, N * heads * cut
     scale = y.dtype.type(1 / np.sqrt(d))
@@ -137,7 +144,7 @@ def attention_backward(dy, y, log_sum, qkv, heads, dqkv, spill, cut, scores):
                     delta[i] = dot(dy[row], y[row])
                 attend_backward(dy[place:], delta, log_sum[head * T + start:], q[start * 3 * D:], q[D:], q[2 * D:],
                                 count, T, D, d, scale, room[:rows * columns], room[rows * columns:], columns,
-                                dq[start * 3 * D:], dk, dk[D:], width, start > first)
+                                panels[chunk], dq[start * 3 * D:], dk, dk[D:], width, start > first)
     for piece in range(cut - 1):
         for chunk in prange(chunks):
             for row in range(N * T * chunk // chunks, N * T * (chunk + 1) // chunks):
@@ -146,18 +153,25 @@ def attention_backward(dy, y, log_sum, qkv, heads, dqkv, spill, cut, scores):
 
 
 @njit
-def attend_backward(dy, delta, log_sum, q, k, v, count, T, D, d, scale, p, ds, columns, dq, dk, dv, width, accumulate):
+def attend_backward(dy, delta, log_sum, q, k, v, count, T, D, d, scale, p, ds, columns, panels, dq, dk, dv, width,
+                    accumulate):
     """For so many queries: writes dq and, rows `width` apart, dk and dv, or adds to these two."""
+    L, room, of_q, of_dy = BYTES // p.itemsize, panels[0], panels[1], panels[2]
+    lay_panels(q, 0, count, 3 * D, d, L, of_q)
+    lay_panels(dy, 0, count, D, d, L, of_dy)
     for start in range(0, T, columns):
         keys, at, to = min(columns, T - start), start * 3 * D, start * width
-        gemm(PLAIN, TRANSPOSED, count, keys, d, q, 3 * D, k[at:], 3 * D, 0, p, columns)
-        gemm(PLAIN, TRANSPOSED, count, keys, d, dy, D, v[at:], 3 * D, 0, ds, columns)
+        lay_turned(k, at, d, keys, 3 * D, L, room)
+        times_panels(False, count, q, 0, 3 * D, d, room, L, keys, p, 0, columns, False)
+        lay_turned(v, at, d, keys, 3 * D, L, room)
+        times_panels(False, count, dy, 0, D, d, room, L, keys, ds, 0, columns, False)
         for i in range(count):
             row = slice(i * columns, i * columns + keys)
             through_softmax(p[row], ds[row], scale, log_sum[i], delta[i])
-        gemm(TRANSPOSED, PLAIN, keys, d, count, p, columns, dy, D, accumulate, dv[to:], width)
-        gemm(TRANSPOSED, PLAIN, keys, d, count, ds, columns, q, 3 * D, accumulate, dk[to:], width)
-        gemm(PLAIN, PLAIN, count, d, keys, ds, columns, k[at:], 3 * D, start > 0, dq, 3 * D)
+        times_panels(True, keys, p, 0, columns, count, of_dy, L, d, dv, to, width, accumulate)
+        times_panels(True, keys, ds, 0, columns, count, of_q, L, d, dk, to, width, accumulate)
+        lay_panels(k, at, keys, 3 * D, d, L, room)
+        times_panels(False, count, ds, 0, columns, keys, room, L, d, dq, 0, 3 * D, start > 0)
 
 
 @straight

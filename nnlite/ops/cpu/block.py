@@ -270,3 +270,50 @@ def copy(source, target):
 def fill(panels, to, step, source, start, s_inner, inner, there):
     for k in range(inner):
         panels[to + k * step] = source[start + k * s_inner] if there else 0
+
+
+@straight
+def lay_panels(source, at, rows, s_row, columns, L, panels):
+    """The matrix source[at + k s_row + n] of so many rows k and columns n in panels, by one thread."""
+    n = 0
+    while n < columns:
+        width = panel_width(columns - n, L) * L
+        for k in range(rows):
+            start = at + k * s_row + n
+            copy(source[start:start + min(width, columns - n)], panels[n * rows + k * width:n * rows + (k + 1) * width])
+        n += width
+
+
+@straight
+def lay_turned(source, at, rows, columns, s_column, L, panels):
+    """The matrix source[at + k + n s_column], which lies column by column, in panels, by one thread."""
+    n = 0
+    while n < columns:
+        vectors = panel_width(columns - n, L)
+        width = vectors * L
+        for v in range(vectors):
+            column, to, done = n + v * L, n * rows + v * L, 0
+            if column + L <= columns:
+                done = rows // L * L
+            for k in range(0, done, L):
+                transpose(source, at + column * s_column + k, s_column, panels, to + k * width, width)
+            for i in range(L):
+                fill(panels, to + done * width + i, width, source, at + (column + i) * s_column + done, 1, rows - done,
+                     column + i < columns)
+        n += width
+
+
+@straight
+def times_panels(across, rows, a, at, step, depth, panels, L, columns, c, ct, c_row, accumulate):
+    """c[m, n] = sum_k a[m, k] b[k, n] with b in panels, or added to c: a[m, k] lies at m step + k, or, across, at
+    m + k step."""
+    n = 0
+    while n < columns:
+        vectors = panel_width(columns - n, L)
+        if across:
+            multiply_across(rows, a, at, 1, 1, 0, 1, 0, depth, step, panels, n * depth, vectors, c, ct + n, c_row,
+                            columns - n, accumulate)
+        else:
+            multiply_along(rows, a, at, step, 1, 0, 1, 0, depth, 1, panels, n * depth, vectors, c, ct + n, c_row,
+                           columns - n, accumulate)
+        n += vectors * L

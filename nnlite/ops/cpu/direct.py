@@ -13,7 +13,7 @@ All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks,
 import numpy as np
 from numba import njit, prange
 
-from .block import multiply_across, multiply_along, panel_at, panel_width
+from .block import lay_panels, multiply_across, multiply_along, panel_at, panel_width
 from .mathfun import kernel, straight
 
 DEPTH = 128    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
@@ -318,23 +318,6 @@ def add_parts(target, parts, start, stop):
 def add_to(target, source):
     for i in range(target.size):
         target[i] += source[i]
-
-
-@straight
-def lay_panels(dy, at, pixels, K, columns, L, panels):
-    """columns of dy's pixels in panels, as `multiply_across` wants its b."""
-    k0 = 0
-    while k0 < columns:
-        width = panel_width(columns - k0, L) * L
-        there = min(width, columns - k0)
-        for p in range(pixels):
-            source = dy[at + p * K + k0:at + p * K + k0 + there]
-            target = panels[k0 * pixels + p * width:k0 * pixels + (p + 1) * width]
-            for k in range(there):
-                target[k] = source[k]
-            for k in range(there, width):
-                target[k] = 0
-        k0 += width
 
 
 @kernel
