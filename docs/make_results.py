@@ -1,7 +1,8 @@
-"""Makes docs/results.md: `python docs/make_results.py [RUN ...]`.
+"""Makes docs/results.md: `python docs/make_results.py [FOLDER ...]`.
 
 Each evaluated run folder is first brought home as docs/runs/PRESET.json (its configuration, metrics and evaluation, no
-weights); the tables are then made from all files there, measured beside published.
+weights), a run of the procedure for nets that are tuned finely as PRESET-DATA.json, the folder of an ablation as
+ablation-PRESET-DATA-AXES.json; the tables are then made from all files there, measured beside published.
 """
 
 import json
@@ -32,6 +33,9 @@ PARTS = "train", "validation", "test"
 
 def bring_home(path):
     path = pathlib.Path(path)
+    RUNS.mkdir(exist_ok=True)
+    if (path / "table.json").exists():
+        return bring_ablation_home(json.loads((path / "table.json").read_text()))
     config = json.loads((path / "config.json").read_text())
     config["data"] = pathlib.Path(config["data"]).name
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -42,9 +46,26 @@ def bring_home(path):
     for name in ("init_from", "teacher"):   # run folders of somebody's machine
         if config.get(name):
             config[name] = pathlib.Path(config[name]).name
-    RUNS.mkdir(exist_ok=True)
+    if "production" in evaluation:
+        source = evaluation["production"]["source"]
+        evaluation["production"]["source"] = pathlib.Path(source.partition("(")[2].rstrip(")") or source).name
     content = {"config": config, "best": best, "metrics": records, "evaluation": evaluation}
-    (RUNS / f"{config['preset']}.json").write_text(json.dumps(content, indent=1) + "\n")
+    name = config["preset"] + (f"-{short(config['data'])}" if config["settings"].get("split") else "")
+    write(name, content)
+
+
+def bring_ablation_home(found):
+    found["data"] = pathlib.Path(found["data"]).name
+    write(f"ablation-{found['preset']}-{short(found['data'])}-{'-'.join(found['axes'])}", found)
+
+
+def short(data):
+    """fer2013 for fer2013.csv.gz, faces for the built-in ones."""
+    return data.rpartition(" ")[2].partition(".")[0]
+
+
+def write(name, content):
+    (RUNS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def scores(row, split, kind):
@@ -148,10 +169,51 @@ def label_lines(runs):
     return lines
 
 
+def procedure_lines(runs, ablations):
+    """Nets that go through the whole procedure of the fine-tuned ones: split, F1 rule, production check, ablations."""
+    lines = ["## Small nets through the whole procedure of ViT and ResNet", "",
+             "`vit-tiny` and `resnet-small` begin with random weights. The split is 70/20/10, class by class, the",
+             "parameters kept are those of the best validation F1, and the learning rate falls by a fifth where F1 fell",
+             "by more than a tenth. Production is the other data set: `python -m nnlite.evaluate RUN --data OTHER`.", "",
+             "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test accuracy, "
+             "F1 | production | accuracy, F1 there | F1 fell most |", "|" + "---|" * 10]
+    for run in runs:
+        config, evaluation = run["config"], run["evaluation"]
+        test, production = evaluation["parts"]["test"], evaluation["production"]
+        fell = min(production["changes"], key=lambda row: row["f1"]["change"])
+        lines.append(
+            f"| {config['preset']} | {config['data']} | {evaluation['parts']['train']['images']} | "
+            f"{run['metrics'][-1]['epoch']:.0f}, {run['best']['epoch']:.0f} | "
+            f"{run['metrics'][-1]['learning_rate']:.3g} | {run['best']['validation_f1']:.3f} | "
+            f"{test['accuracy']:.3f}, {test['macro']['f1']:.3f} | {production['source']} | "
+            f"{production['accuracy']:.3f}, {production['macro']['f1']:.3f} | "
+            f"{fell['class']} ({fell['f1']['change']:+.3f}) |")
+    lines += ["", "Ablations (`python -m nnlite.ablate`), each cell a training from the beginning: accuracy, validation /",
+              "test, and in brackets macro F1 of the test part; in bold the best validation F1."]
+    for found in ablations:
+        subset, (rows, *columns) = found["set"].get("subset"), found["axes"]
+        lines += ["", f"`{found['preset']}` on {found['data']}, {subset[0]} images" + (
+            "" if "epochs" in found["axes"] else f", {found['epochs']} epochs") + ":", "",
+            "| " + " \\ ".join([rows, *columns]) + " | " + " | ".join(
+                f"{value:g}" for value in found["axes"][columns[0]]) + " |" if columns else f"| {rows} | |",
+            "|---|" + "---|" * (len(found["axes"][columns[0]]) if columns else 1)]
+        for value in found["axes"][rows]:
+            cells = [cell for cell in found["cells"] if cell[rows] == value]
+            lines.append(f"| {value} | " + " | ".join(map(cell_text, cells)) + " |")
+    return lines + [""]
+
+
+def cell_text(cell):
+    text = f"{cell['validation_accuracy']:.3f} / {cell['test_accuracy']:.3f} ({text_of(cell['test_f1'])})"
+    return f"**{text}**" if cell["best"] else text
+
+
 def main(paths):
     for path in paths:
         bring_home(path)
     everything = [json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))]
+    ablations = [found for found in everything if "axes" in found]
+    everything = [run for run in everything if "axes" not in run]
     order = list(PUBLISHED)
     everything.sort(key=lambda run: order.index(run["config"]["preset"]))
     runs = [run for run in everything if "kind" in run["evaluation"]]
@@ -169,7 +231,11 @@ def main(paths):
             second = "triplets" if kind == "posed" else "triplets of confidence 5"
             lines += ["", f"Validation part ({MEASURES[kind][0]} / {second}), and the runs:", ""]
             lines += preset_table(chosen) + [""]
-    lines += label_lines([run for run in everything if "parts" in run["evaluation"]])
+    pictures = [run for run in everything if "parts" in run["evaluation"]]
+    tuned = [run for run in pictures if run["config"]["settings"].get("split")]
+    lines += label_lines([run for run in pictures if run not in tuned])
+    if tuned:
+        lines += procedure_lines(tuned, ablations)
     (HERE / "results.md").write_text("\n".join(lines))
 
 

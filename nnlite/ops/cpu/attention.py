@@ -52,8 +52,8 @@ def attention(qkv, heads, y, log_sum, cut, scores, panels):
             stop = T * (piece + 1) // cut
             for start in range(T * piece // cut, stop, rows):
                 count = min(rows, stop - start)
-                attend(q[start * 3 * D:], q[D:], q[2 * D:], count, T, D, d, scale, room, columns, panels[chunk, 0], most,
-                       total, out[start * D:])
+                attend(q[start * 3 * D:], q[D:], q[2 * D:], count, T, D, d, scale, room, columns, panels[chunk, 0],
+                       most, total, out[start * D:])
                 for i in range(count):
                     times(out[(start + i) * D:(start + i) * D + d], one / total[i])
                     log_sum[head * T + start + i] = most[i] + np.log(total[i])
