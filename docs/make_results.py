@@ -173,10 +173,10 @@ def procedure_lines(runs, ablations):
     """Nets that go through the whole procedure of the fine-tuned ones: split, F1 rule, production check, ablations."""
     lines = ["## Small nets through the whole procedure of ViT and ResNet", "",
              "`vit-tiny` and `resnet-small` begin with random weights. The split is 70/20/10, class by class, the",
-             "parameters kept are those of the best validation F1, and the learning rate falls by a fifth where F1 fell",
-             "by more than a tenth. Production is the other data set: `python -m nnlite.evaluate RUN --data OTHER`.", "",
-             "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test accuracy, "
-             "F1 | production | accuracy, F1 there | F1 fell most |", "|" + "---|" * 10]
+             "parameters kept are those of the best validation F1, and the learning rate falls by a fifth where F1",
+             "fell by more than a tenth. Production is the other data set: `python -m nnlite.evaluate RUN --data OTHER`.",
+             "", "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test "
+             "accuracy, F1 | production | accuracy, F1 there | F1 fell most |", "|" + "---|" * 10]
     for run in runs:
         config, evaluation = run["config"], run["evaluation"]
         test, production = evaluation["parts"]["test"], evaluation["production"]
@@ -188,14 +188,14 @@ def procedure_lines(runs, ablations):
             f"{test['accuracy']:.3f}, {test['macro']['f1']:.3f} | {production['source']} | "
             f"{production['accuracy']:.3f}, {production['macro']['f1']:.3f} | "
             f"{fell['class']} ({fell['f1']['change']:+.3f}) |")
-    lines += ["", "Ablations (`python -m nnlite.ablate`), each cell a training from the beginning: accuracy, validation /",
-              "test, and in brackets macro F1 of the test part; in bold the best validation F1."]
+    lines += ["", "Ablations (`python -m nnlite.ablate`), each cell a training from the beginning: accuracy, validation",
+              "/ test, and in brackets macro F1 of the test part; in bold the best validation F1."]
     for found in ablations:
         subset, (rows, *columns) = found["set"].get("subset"), found["axes"]
         lines += ["", f"`{found['preset']}` on {found['data']}, {subset[0]} images" + (
             "" if "epochs" in found["axes"] else f", {found['epochs']} epochs") + ":", "",
             "| " + " \\ ".join([rows, *columns]) + " | " + " | ".join(
-                f"{value:g}" for value in found["axes"][columns[0]]) + " |" if columns else f"| {rows} | |",
+                f"{value:g}" for value in found["axes"][columns[0]]) + " |" if columns else f"| {rows} | measured |",
             "|---|" + "---|" * (len(found["axes"][columns[0]]) if columns else 1)]
         for value in found["axes"][rows]:
             cells = [cell for cell in found["cells"] if cell[rows] == value]
