@@ -329,7 +329,7 @@ def never(*_):
 
 
 ALGORITHMS = {"winograd": {"by_winograd": winograd_fits}, "direct": {"by_winograd": never},
-              "direct, shared by outputs": {"by_winograd": never, "OUTPUTS": 0}}
+              "direct, shared by outputs": {"by_winograd": never, "OUTPUTS": 0, "FEW": 1 << 30}}
 
 
 @pytest.mark.parametrize("algorithm, kind", [*itertools.product(ALGORITHMS, ["3x3", "5x5"]),

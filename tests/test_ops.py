@@ -213,6 +213,20 @@ def test_linear(fast, dtype, N, D, K):
 
 
 @both_dtypes
+@pytest.mark.parametrize("N", [17, 197, 224])
+def test_linear_of_few_rows_and_a_large_weight(fast, dtype, N, monkeypatch):
+    monkeypatch.setattr(cpu, "LARGE_WEIGHT", 1)
+
+    def work(ops, draws):
+        results = []
+        for D, K in ((21, 9), (40, 1300)):    # threads share the rows; the outputs
+            x, W, b = draws("x", N, D), draws("W", D, K), draws("b", K)
+            results += [ops.linear(x, W, b), *ops.dense(x, W, b, "gelu", 1.0, key(ops), True)]
+        return results
+    agree(work, fast, dtype, floor=1, close=2e-5 if dtype == "float32" else None)
+
+
+@both_dtypes
 @each_size
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_linear_backward(fast, dtype, N, D, K, accumulate):

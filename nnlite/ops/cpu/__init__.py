@@ -22,6 +22,7 @@ from .notice import announce_compilation
 from .tape import Late, Tape, now
 
 GRAIN = 4096   # elements of cheap work that are worth a thread
+LARGE_WEIGHT = 1 << 18   # numbers of W from which on few rows of x are multiplied with panels of it
 LARGEST_PART = 1 << 20   # numbers of dW that every thread may make a sum of its own for
 
 
@@ -201,7 +202,12 @@ class CpuOps(ReferenceOps):
     def _product(self, x, W, b, slope, code, threshold, scale, key):
         """y = m f(x W + b), and the slope unless it is None."""
         rows, W, K = self._rows(x), self._plain(W), W.shape[1]
-        y, skinny = self.empty((*x.shape[:-1], K), x.dtype), self._is_skinny(rows, W)
+        skinny = self._is_skinny(rows, W)
+        few = not skinny and 0 < len(rows) <= convolution.FEW and W.size >= LARGE_WEIGHT
+        if few:
+            y = convolution.product(self, rows, W).reshape(*x.shape[:-1], K)
+        else:
+            y = self.empty((*x.shape[:-1], K), x.dtype)
         if skinny:
             chunks, Kp = self._chunks(W.size), padded(K, x.dtype)
             parts = self.empty((chunks, len(rows) * Kp), x.dtype)
@@ -209,7 +215,7 @@ class CpuOps(ReferenceOps):
                         y.reshape(-1), lanes(x.dtype), chunks)
         self.launch(matrix.dense_forward, rows, W, b, y.reshape(-1, K),
                     NOTHING[x.dtype] if slope is None else slope.reshape(-1, K), code, 1.0, slope is not None,
-                    threshold, scale, *key, not skinny, self._chunks(y.size))
+                    threshold, scale, *key, not (skinny or few), self._chunks(y.size))
         return y
 
     def _is_skinny(self, rows, W):

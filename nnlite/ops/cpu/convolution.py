@@ -15,7 +15,8 @@ from . import depthwise, direct, winograd
 from .block import lanes, pack, padded
 
 SMALL_WEIGHT = 1 << 18   # numbers: a gradient up to this size is made in parts that are summed
-OUTPUTS = 128            # and more for each thread: they may share outputs, which come in panels, nearly evenly
+FEW = 224                # pixels, two strips: threads share their outputs, and each reads its part of the weights alone,
+OUTPUTS = 128            # if each gets so many: outputs come in panels and can be shared nearly evenly
 SECOND_LEVEL = 1 << 20   # bytes of the second-level cache that the transforms of a group of tiles may fill
 
 
@@ -45,13 +46,19 @@ def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
     panels = forward_panels(ops, ops._plain(W), groups)
     chunks, together = ops._chunks(y.size * Cg), images_together(Ho * Wo)
     room = padded_room(ops, chunks, H, w, C * together, padding, x.dtype)
-    by_outputs = groups == 1 and W.size > x.size and K >= chunks * OUTPUTS   # the larger one is read once
+    by_outputs = groups == 1 and N * Ho * Wo <= FEW and K >= chunks * OUTPUTS
     if is_product((kh, kw), stride, padding):
         N, Ho, Wo, H, w = flat_pixels(N * Ho * Wo, 1 if by_outputs else chunks)
     ops.launch(direct.conv_forward, ops._flat(x), H, w, C, panels, lanes(x.dtype),
                nothing(x.dtype) if b is None else b, relu, y.reshape(-1), Ho, Wo, K, kh, kw, *stride, *padding,
                *dilation, groups, room, together, N * Ho, by_outputs, chunks)
     return y
+
+
+def product(ops, x, W):
+    """x W for matrices: few rows of x times a large W, as a 1x1 convolution of an image of one row."""
+    y = forward(ops, x.reshape(1, 1, *x.shape), W.reshape(1, 1, *W.shape), None, (1, 1), (0, 0), (1, 1), 1, False)
+    return y.reshape(len(x), -1)
 
 
 def backward(ops, dy, y, x, W, dW, db, stride, padding, dilation, groups, accumulate, need_dx):
@@ -233,7 +240,7 @@ def flat_pixels(pixels, shares=1):
     """N, Ho, Wo, H, W for that many pixels as `N` images of one row, as long as a strip if a divisor allows it that
     leaves a row for each share."""
     width = max((d for d in range(1, 2 * direct.STRIP) if pixels % d == 0),
-                key=lambda d: (pixels >= d * shares, d >= 28, d % 14 == 0, d))
+                key=lambda d: (d >= 7, pixels >= d * shares, d >= 28, d % 14 == 0, d))
     return pixels // width, 1, width, 1, width
 
 
