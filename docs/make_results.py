@@ -174,8 +174,8 @@ def procedure_lines(runs, ablations):
     lines = ["## Small nets through the whole procedure of ViT and ResNet", "",
              "`vit-tiny` and `resnet-small` begin with random weights. The split is 70/20/10, class by class, the",
              "parameters kept are those of the best validation F1, and the learning rate falls by a fifth where F1",
-             "fell by more than a tenth. Production is the other data set: `python -m nnlite.evaluate RUN --data OTHER`.",
-             "", "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test "
+             "fell by more than a tenth. Production is the other data set (`python -m nnlite.evaluate RUN --data",
+             "OTHER`).", "", "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test "
              "accuracy, F1 | production | accuracy, F1 there | F1 fell most |", "|" + "---|" * 10]
     for run in runs:
         config, evaluation = run["config"], run["evaluation"]
@@ -188,8 +188,8 @@ def procedure_lines(runs, ablations):
             f"{test['accuracy']:.3f}, {test['macro']['f1']:.3f} | {production['source']} | "
             f"{production['accuracy']:.3f}, {production['macro']['f1']:.3f} | "
             f"{fell['class']} ({fell['f1']['change']:+.3f}) |")
-    lines += ["", "Ablations (`python -m nnlite.ablate`), each cell a training from the beginning: accuracy, validation",
-              "/ test, and in brackets macro F1 of the test part; in bold the best validation F1."]
+    lines += ["", "Ablations (`python -m nnlite.ablate`), each cell a training from the beginning: accuracy,",
+              "validation / test, and in brackets macro F1 of the test part; in bold the best validation F1."]
     for found in ablations:
         subset, (rows, *columns) = found["set"].get("subset"), found["axes"]
         lines += ["", f"`{found['preset']}` on {found['data']}, {subset[0]} images" + (

@@ -15,7 +15,7 @@ from . import depthwise, direct, winograd
 from .block import lanes, pack, padded
 
 SMALL_WEIGHT = 1 << 18   # numbers: a gradient up to this size is made in parts that are summed
-FEW = 224                # pixels, two strips: threads share their outputs, and each reads its part of the weights alone,
+FEW = 224                # pixels, two strips: threads share the outputs, and each reads its part of the weights alone,
 OUTPUTS = 128            # if each gets so many: outputs come in panels and can be shared nearly evenly
 SECOND_LEVEL = 1 << 20   # bytes of the second-level cache that the transforms of a group of tiles may fill
 

@@ -37,15 +37,14 @@ def copy_padded(x, at, rows, width, C, top, left, target, across):
 @straight
 def finish(y, bias, relu, K, left, right):
     """y += bias; y = max(y, 0) if relu, for outputs left to right. y holds whole pixels."""
-    zero = y.dtype.type(0)
-    for start in range(0, y.size, K):
-        pixel = y[start + left:start + right]
+    zero, count, shift = y.dtype.type(0), right - left, bias[left:right]
+    for start in range(left, y.size, K):
+        pixel = y[start:start + count]
         if bias.size:
-            shift = bias[left:right]
-            for k in range(pixel.size):
+            for k in range(count):
                 pixel[k] += shift[k]
         if relu:
-            for k in range(pixel.size):
+            for k in range(count):
                 value = pixel[k]
                 pixel[k] = zero if value < zero else value
 
@@ -100,12 +99,11 @@ def place_products(images, first, end, count, a, at, a_image, a_pixel, H, W, str
 @straight
 def begin(y, bias, K, left, right):
     """y = bias, or 0, for outputs left to right. y holds whole pixels."""
-    for start in range(0, y.size, K):
-        pixel = y[start + left:start + right]
-        if bias.size:
-            pixel[:] = bias[left:right]
-        else:
-            pixel[:] = 0
+    count, shift, zero = right - left, bias[left:right], y.dtype.type(0)
+    for start in range(left, y.size, K):
+        pixel = y[start:start + count]
+        for k in range(count):
+            pixel[k] = shift[k] if bias.size else zero
 
 
 @kernel
