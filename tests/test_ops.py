@@ -126,14 +126,16 @@ def test_cuda_overrides_have_the_signature_of_the_reference():
     assert len(overridden) > 15
     for name in overridden:
         arguments = methods[name]
-        assert not arguments.defaults and not arguments.kwonlyargs
-        assert [a.arg for a in arguments.args[1:]] == [parameter for parameter, _ in
-                                                      parameters(vars(ReferenceOps)[name])], name
+        assert not arguments.kwonlyargs
+        wanted = parameters(vars(ReferenceOps)[name])
+        assert [a.arg for a in arguments.args[1:]] == [parameter for parameter, _ in wanted], name
+        assert [ast.literal_eval(default) for default in arguments.defaults] == [
+            default for _, default in wanted if default is not inspect.Parameter.empty], name
 
 
 def test_every_public_method_of_fast_ops_is_specified(fast):
     extra = {name for name in dir(fast) if not name.startswith("_")} - set(dir(ReferenceOps))
-    assert extra <= {"threads", "set_threads", "launch", "recording"}
+    assert extra <= {"threads", "set_threads", "launch", "recording", "prepare", "prepared"}
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
