@@ -458,31 +458,30 @@ class CpuOps(ReferenceOps):
                     dx.reshape(rows.shape), accumulate, self._channel_sums(x))
         return dx
 
-    if blas.blas is not None:
-        def attention(self, qkv, heads, train):
-            N, T, width = qkv.shape
-            y, log_sum = self.empty((N, T, width // 3), qkv.dtype), self.empty((N, heads, T), qkv.dtype)
-            chunks, cut, shape = self._scores(qkv, heads)
-            size = attention_kernels.panels_size(T, width // 3 // heads, qkv.dtype)
-            self.launch(attention_kernels.attention, self._plain(qkv), heads, y, log_sum, cut,
-                        self.empty((chunks, *shape), qkv.dtype), self.empty((chunks, 1, size), qkv.dtype))
-            return y, log_sum if train else None
+    def attention(self, qkv, heads, train):
+        N, T, width = qkv.shape
+        y, log_sum = self.empty((N, T, width // 3), qkv.dtype), self.empty((N, heads, T), qkv.dtype)
+        cut, chunks, scores, panels = self._scores(qkv, heads)
+        self.launch(attention_kernels.attention, self._plain(qkv), heads, y, log_sum, cut,
+                    self.empty((chunks, *scores), qkv.dtype), self.empty((chunks, panels), qkv.dtype))
+        return y, log_sum if train else None
 
-        def attention_backward(self, dy, y, log_sum, qkv, heads):
-            (N, T, width), dqkv = qkv.shape, self.empty(qkv.shape, qkv.dtype)
-            chunks, cut, shape = self._scores(qkv, heads)
-            size = attention_kernels.panels_size(T, width // 3 // heads, qkv.dtype)
-            self.launch(attention_kernels.attention_backward, self._plain(dy), self._plain(y), self._plain(log_sum),
-                        self._plain(qkv), heads, dqkv, self.empty((cut - 1, N, T, width // 3 * 2), qkv.dtype), cut,
-                        self.empty((chunks, 2, *shape), qkv.dtype), self.empty((chunks, 3, size), qkv.dtype))
-            return dqkv
+    def attention_backward(self, dy, y, log_sum, qkv, heads):
+        (N, T, width), dqkv = qkv.shape, self.empty(qkv.shape, qkv.dtype)
+        cut, chunks, scores, panels = self._scores(qkv, heads)
+        self.launch(attention_kernels.attention_backward, self._plain(dy), self._plain(y), self._plain(log_sum),
+                    self._plain(qkv), heads, dqkv, self.empty((cut - 1, N, T, width // 3 * 2), qkv.dtype), cut,
+                    self.empty((chunks, 2, *scores), qkv.dtype), self.empty((chunks, 3, panels), qkv.dtype))
+        return dqkv
 
     def _scores(self, qkv, heads):
-        """Threads at work, pieces that the queries of a head are cut into, the shape of a block of scores."""
-        N, T, _ = qkv.shape
+        """Pieces that the queries of a head are cut into, threads at work, the shape of a block of scores, and the
+        numbers in the panels of a block."""
+        N, T, width = qkv.shape
         chunks = self._chunks(qkv.size + N * heads * T * T)
         cut = attention_kernels.pieces(T, N * heads, chunks)
-        return chunks, cut, attention_kernels.scores_shape(T, cut, qkv.dtype)
+        return (cut, chunks, attention_kernels.scores_shape(T, cut, qkv.dtype),
+                attention_kernels.panels_size(T, width // 3 // heads, qkv.dtype))
 
     # -- labels --------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ the right, the d columns of a head or their transpose, is laid into panels first
 import numpy as np
 from numba import njit, prange
 
-from .block import lay_panels, lay_turned, padded, times_panels
+from .block import lay_panels, lay_turned, padded, product_across, product_along
 from .mathfun import exp, kernel, straight
 from .simd import BYTES, constant, highest, load, maximum
 
@@ -38,7 +38,7 @@ def panels_size(T, d, dtype):
 @kernel
 def attention(qkv, heads, y, log_sum, cut, scores, panels):
     """qkv (N, T, 3 D), y (N, T, D), log_sum (N, heads, T). A task is a piece of the queries of a head, one of `cut`;
-    scores (chunks, rows, columns) and panels (chunks, 1, numbers) are scratch."""
+    scores (chunks, rows, columns) and panels (chunks, numbers) are scratch."""
     (N, T, D), (chunks, rows, columns) = y.shape, scores.shape
     d, tasks = D // heads, N * heads * cut
     scale, one = y.dtype.type(1 / np.sqrt(d)), y.dtype.type(1)
@@ -52,7 +52,7 @@ def attention(qkv, heads, y, log_sum, cut, scores, panels):
             stop = T * (piece + 1) // cut
             for start in range(T * piece // cut, stop, rows):
                 count = min(rows, stop - start)
-                attend(q[start * 3 * D:], q[D:], q[2 * D:], count, T, D, d, scale, room, columns, panels[chunk, 0],
+                attend(q[start * 3 * D:], q[D:], q[2 * D:], count, T, D, d, scale, room, columns, panels[chunk],
                        most, total, out[start * D:])
                 for i in range(count):
                     times(out[(start + i) * D:(start + i) * D + d], one / total[i])
@@ -66,7 +66,7 @@ def attend(q, k, v, count, T, D, d, scale, scores, columns, panels, most, total,
     for start in range(0, T, columns):
         keys, at = min(columns, T - start), start * 3 * D
         lay_turned(k, at, d, keys, 3 * D, L, panels)
-        times_panels(False, count, q, 0, 3 * D, d, panels, L, keys, scores, 0, columns, False)
+        product_along(count, q, 0, 3 * D, 1, d, panels, 0, L, keys, scores, 0, columns, False)
         for i in range(count):
             here = largest(scores, i * columns, keys) * scale
             if start == 0:
@@ -78,7 +78,7 @@ def attend(q, k, v, count, T, D, d, scale, scores, columns, panels, most, total,
                 times(y[i * D:i * D + d], factor)
             total[i] += exponentials(scores[i * columns:i * columns + keys], scale, most[i])
         lay_panels(v, at, keys, 3 * D, d, L, panels)
-        times_panels(False, count, scores, 0, columns, keys, panels, L, d, y, 0, D, start > 0)
+        product_along(count, scores, 0, columns, 1, keys, panels, 0, L, d, y, 0, D, start > 0)
 
 
 @straight
@@ -162,16 +162,16 @@ def attend_backward(dy, delta, log_sum, q, k, v, count, T, D, d, scale, p, ds, c
     for start in range(0, T, columns):
         keys, at, to = min(columns, T - start), start * 3 * D, start * width
         lay_turned(k, at, d, keys, 3 * D, L, room)
-        times_panels(False, count, q, 0, 3 * D, d, room, L, keys, p, 0, columns, False)
+        product_along(count, q, 0, 3 * D, 1, d, room, 0, L, keys, p, 0, columns, False)
         lay_turned(v, at, d, keys, 3 * D, L, room)
-        times_panels(False, count, dy, 0, D, d, room, L, keys, ds, 0, columns, False)
+        product_along(count, dy, 0, D, 1, d, room, 0, L, keys, ds, 0, columns, False)
         for i in range(count):
             row = slice(i * columns, i * columns + keys)
             through_softmax(p[row], ds[row], scale, log_sum[i], delta[i])
-        times_panels(True, keys, p, 0, columns, count, of_dy, L, d, dv, to, width, accumulate)
-        times_panels(True, keys, ds, 0, columns, count, of_q, L, d, dk, to, width, accumulate)
+        product_across(keys, p, 0, 1, columns, count, of_dy, 0, L, d, dv, to, width, accumulate)
+        product_across(keys, ds, 0, 1, columns, count, of_q, 0, L, d, dk, to, width, accumulate)
         lay_panels(k, at, keys, 3 * D, d, L, room)
-        times_panels(False, count, ds, 0, columns, keys, room, L, d, dq, 0, 3 * D, start > 0)
+        product_along(count, ds, 0, columns, 1, keys, room, 0, L, d, dq, 0, 3 * D, start > 0)
 
 
 @straight

@@ -248,14 +248,8 @@ def pack(source, at, outer, s_outer, middle, s_middle, inner, s_inner, columns, 
             place, target, step = at + v * L * s_column, to + first * rows + v * L - first, width * L
             for i in range(outer):
                 for j in range(middle):
-                    start, row, done = place + i * s_outer + j * s_middle, target + (i * middle + j) * inner * step, 0
-                    if s_inner == 1 and (v + 1) * L <= columns:
-                        done = inner // L * L
-                    for k in range(0, done, L):
-                        transpose(source, start + k, s_column, panels, row + k * step, step)
-                    for n in range(L):
-                        fill(panels, row + done * step + n, step, source, start + n * s_column + done * s_inner,
-                             s_inner, inner - done, v * L + n < columns)
+                    lay_columns(source, place + i * s_outer + j * s_middle, s_inner, inner, s_column,
+                                min(L, columns - v * L), L, panels, target + (i * middle + j) * inner * step, step)
 
 
 @straight
@@ -267,9 +261,16 @@ def copy(source, target):
 
 
 @straight
-def fill(panels, to, step, source, start, s_inner, inner, there):
-    for k in range(inner):
-        panels[to + k * step] = source[start + k * s_inner] if there else 0
+def lay_columns(source, at, s_row, rows, s_column, there, L, panels, to, step):
+    """A vector of columns, panels[to + k step + n] = source[at + k s_row + n s_column], zeros from column `there` on.
+    Columns that lie in one piece go through the registers, square by square."""
+    done = rows // L * L if s_row == 1 and there == L else 0
+    for k in range(0, done, L):
+        transpose(source, at + k, s_column, panels, to + k * step, step)
+    for n in range(L):
+        start, place = at + n * s_column, to + n
+        for k in range(done, rows):
+            panels[place + k * step] = source[start + k * s_row] if n < there else 0
 
 
 @straight
@@ -287,33 +288,23 @@ def lay_panels(source, at, rows, s_row, columns, L, panels):
 @straight
 def lay_turned(source, at, rows, columns, s_column, L, panels):
     """The matrix source[at + k + n s_column], which lies column by column, in panels, by one thread."""
-    n = 0
-    while n < columns:
-        vectors = panel_width(columns - n, L)
-        width = vectors * L
-        for v in range(vectors):
-            column, to, done = n + v * L, n * rows + v * L, 0
-            if column + L <= columns:
-                done = rows // L * L
-            for k in range(0, done, L):
-                transpose(source, at + column * s_column + k, s_column, panels, to + k * width, width)
-            for i in range(L):
-                fill(panels, to + done * width + i, width, source, at + (column + i) * s_column + done, 1, rows - done,
-                     column + i < columns)
-        n += width
+    for n in range(0, columns, L):
+        first, vectors = panel_of(n, columns, L)
+        lay_columns(source, at + n * s_column, 1, rows, s_column, min(L, columns - n), L, panels,
+                    first * rows + n - first, vectors * L)
 
 
-@straight
-def times_panels(across, rows, a, at, step, depth, panels, L, columns, c, ct, c_row, accumulate):
-    """c[m, n] = sum_k a[m, k] b[k, n] with b in panels, or added to c: a[m, k] lies at m step + k, or, across, at
-    m + k step."""
-    n = 0
-    while n < columns:
-        vectors = panel_width(columns - n, L)
-        if across:
-            multiply_across(rows, a, at, 1, 1, 0, 1, 0, depth, step, panels, n * depth, vectors, c, ct + n, c_row,
-                            columns - n, accumulate)
-        else:
-            multiply_along(rows, a, at, step, 1, 0, 1, 0, depth, 1, panels, n * depth, vectors, c, ct + n, c_row,
-                           columns - n, accumulate)
-        n += vectors * L
+def over_panels(multiply):
+    @straight
+    def product(rows, a, at, a_row, a_inner, depth, panels, start, L, columns, c, ct, c_row, accumulate):
+        """c[m, n] = sum_k a[at + m a_row + k a_inner] b[k, n] with b in panels from start on, or added to c."""
+        n = 0
+        while n < columns:
+            vectors = panel_width(columns - n, L)
+            multiply(rows, a, at, a_row, 1, 0, 1, 0, depth, a_inner, panels, start + n * depth, vectors, c, ct + n,
+                     c_row, columns - n, accumulate)
+            n += vectors * L
+    return product
+
+
+product_along, product_across = over_panels(multiply_along), over_panels(multiply_across)

@@ -61,7 +61,7 @@ def walk(a, b, c, d, W, C, L, w, bias, pw, y, to, across, both):
     """A row of `across` outputs of a 3x3 kernel of stride 1 from the rows a, b, c; if both, the next from b, c, d."""
     for begin in range(0, across, RUN):
         end = min(across, begin + RUN)
-        inside = max(begin, min(end, W + pw - 2))    # outputs from here on look over the right edge
+        edge = max(begin, min(end, W + pw - 2))    # outputs from here on look over it
         for k in range(0, C, L):
             some = min(L, C - k)
             shift = get(bias, k, some, L) if bias.size else zero(y)
@@ -74,7 +74,7 @@ def walk(a, b, c, d, W, C, L, w, bias, pw, y, to, across, both):
                               pixel(c, q, W, C, k, some, L), pixel(d, q, W, C, k, some, L))
             at, t = (q + 1) * C + k, to + begin * C + k
             for q in range(begin, end):
-                if q < inside:
+                if q < edge:
                     a2, b2, c2, d2 = (get(a, at, some, L), get(b, at, some, L), get(c, at, some, L),
                                       get(d, at, some, L))
                 else:
@@ -139,7 +139,7 @@ def walk_back(a, b, c, across, C, L, w, sums, pw, x, at, dx, W, need_dx):
     the last one first. pw: dy's columns that the first pixel of the row saw and that are not there."""
     for begin in range(0, W, RUN):
         end = min(W, begin + RUN)
-        inside = max(begin, min(end, across + pw - 2))
+        edge = max(begin, min(end, across + pw - 2))
         for k in range(0, C, L):
             some = min(L, C - k)
             w0, w1, w2, w3, w4, w5, w6, w7, w8 = nine(w, C, k, some, L)
@@ -153,7 +153,7 @@ def walk_back(a, b, c, across, C, L, w, sums, pw, x, at, dx, W, need_dx):
                           pixel(c, q, across, C, k, some, L))
             p, t = (q + 1) * C + k, at + begin * C + k
             for q in range(begin, end):
-                if q < inside:
+                if q < edge:
                     d6, d3, d0 = get(a, p, some, L), get(b, p, some, L), get(c, p, some, L)
                 else:
                     d6, d3, d0 = zero(x), zero(x), zero(x)

@@ -13,7 +13,7 @@ All arrays are flat, in C order; x (N, H, W, C), y (N, Ho, Wo, K). room (chunks,
 import numpy as np
 from numba import njit, prange
 
-from .block import lay_panels, multiply_across, multiply_along, panel_at, panel_width
+from .block import copy, lay_panels, multiply_across, multiply_along, panel_at, panel_width
 from .mathfun import kernel, straight
 
 DEPTH = 128    # rows of a panel that stay in the first-level cache (24 KiB) while a strip of the image passes
@@ -109,14 +109,12 @@ def begin(y, bias, K, left, right):
 @kernel
 def take_pixels(x, sh, sw, seen, chunks):
     """seen[n, h, w] = x[n, h sh, w sw]"""
-    N, H, W, C = seen.shape
+    N, H, W, _ = seen.shape
     for chunk in prange(chunks):
         for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
             n, h = row // H, row % H
             for w in range(W):
-                source, target = x[n, h * sh, w * sw], seen[n, h, w]
-                for c in range(C):
-                    target[c] = source[c]
+                copy(x[n, h * sh, w * sw], seen[n, h, w])
 
 
 @kernel

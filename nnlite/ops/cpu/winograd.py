@@ -18,7 +18,7 @@ Tiles go through in groups whose transforms stay in the second-level cache. All 
 import numpy as np
 from numba import njit, prange
 
-from .block import multiply_across, multiply_along, panel_of, panel_width
+from .block import panel_of, product_across, product_along
 from .direct import add_parts
 from .mathfun import kernel, straight
 from .simd import add, constant, fma, load, load_some, mul, positive, store, store_some, sub, zero
@@ -203,12 +203,7 @@ def winograd_forward(x, N, H, W, C, u, L, bias, relu, y, Ho, Wo, K, size, ph, pw
                     cut_patch(x, image, H, W, C, top, left, 6, edge)
                     transform_input(edge, 0, 6 * C, C, C, L, vs, t * Cp, plane_v, half)
             for p in range(POINTS):
-                k0 = 0
-                while k0 < Kp:
-                    vectors = panel_width(Kp - k0, L)
-                    multiply_along(count, vs, p * plane_v, Cp, 1, 0, 1, 0, C, 1, u, (p * Kp + k0) * C, vectors,
-                                   ms, p * plane_m + k0, Kp, Kp - k0, False)
-                    k0 += vectors * L
+                product_along(count, vs, p * plane_v, Cp, 1, C, u, p * Kp * C, L, Kp, ms, p * plane_m, Kp, False)
             for t in range(count):
                 n, th, tw = (start + t) // (down * across), (start + t) // across % down, (start + t) % across
                 h, w = th * size, tw * size
@@ -300,12 +295,8 @@ def winograd_backward_weight(x, N, H, W, C, dy, Ho, Wo, K, dW, G, L, ph, pw, v, 
                         spread_gradient(source, at, row, K, k0 + k, min(L, Kb - k), L, zs,
                                         panel * count + t * vectors * L + k - panel, plane, half)
                 for p in range(POINTS):
-                    k = 0
-                    while k < Kp:
-                        vectors = panel_width(Kp - k, L)
-                        multiply_across(Cb, vs, p * plane, 1, 1, 0, 1, 0, count, BLOCK, zs, p * plane + k * count,
-                                        vectors, us, p * BLOCK * BLOCK + k, BLOCK, Kp - k, start > since)
-                        k += vectors * L
+                    product_across(Cb, vs, p * plane, 1, BLOCK, count, zs, p * plane, L, Kp, us, p * BLOCK * BLOCK,
+                                   BLOCK, start > since)
                 if start + count == end or start + group - since >= SUMMED:
                     transform_back(us, Cb, Kb, G, L, target, (c0 * K + k0), C * K, K, add_to_it, half)
                     add_to_it, since = True, start + group
