@@ -10,7 +10,7 @@ from ..pool import Pool
 from ..reference import ReferenceOps, keep_threshold, out_size
 from . import threads  # first: it sets up the threads of what the others load
 from . import attention as attention_kernels
-from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, philox, pooling, scaling
+from . import blas, convolution, elementwise, latent, matrix, norm, optimisers, philox, pooling, product, scaling
 from . import images as image_kernels
 from . import labels as label_kernels
 from . import layer_norm as layer_norm_kernels
@@ -19,11 +19,11 @@ from . import tokens as token_kernels
 from .block import lanes, padded
 from .elementwise import CODES
 from .notice import announce_compilation
+from .simd import WHOLE
 from .tape import Late, Tape, now
 
 GRAIN = 4096   # elements of cheap work that are worth a thread
 LARGE_WEIGHT = 1 << 18   # numbers of W from which on few rows of x are multiplied with panels of it
-LARGEST_PART = 1 << 20   # numbers of dW that every thread may make a sum of its own for
 
 
 class CpuOps(ReferenceOps):
@@ -204,6 +204,7 @@ class CpuOps(ReferenceOps):
         rows, W, K = self._rows(x), self._plain(W), W.shape[1]
         skinny = self._is_skinny(rows, W)
         few = not skinny and 0 < len(rows) <= convolution.FEW and W.size >= LARGE_WEIGHT
+        own = not (skinny or few) and self._is_own(rows, W)
         if few:
             y = convolution.product(self, rows, W).reshape(*x.shape[:-1], K)
         else:
@@ -213,24 +214,43 @@ class CpuOps(ReferenceOps):
             parts = self.empty((chunks, len(rows) * Kp), x.dtype)
             self.launch(skinny_kernels.skinny_product, rows.reshape(-1), *rows.shape, W.reshape(-1), K, parts, Kp,
                         y.reshape(-1), lanes(x.dtype), chunks)
+        elif own:
+            self._multiply(rows, 1, W, 1, y, *rows.shape, K, False)
         self.launch(matrix.dense_forward, rows, W, b, y.reshape(-1, K),
                     NOTHING[x.dtype] if slope is None else slope.reshape(-1, K), code, 1.0, slope is not None,
-                    threshold, scale, *key, not (skinny or few), self._chunks(y.size))
+                    threshold, scale, *key, not (skinny or few or own), self._chunks(y.size))
         return y
 
     def _is_skinny(self, rows, W):
         return 0 < len(rows) <= skinny_kernels.ROWS and W.size >= GRAIN
 
+    def _is_own(self, rows, W):
+        """Whether to multiply with our own blocks of registers: where they are vectors as wide as ours, faster than
+        BLAS on one thread each."""
+        return WHOLE and len(rows) > 0 and W.size > 0
+
+    def _multiply(self, a, a_inner, b, b_column, c, rows, depth, columns, accumulate):
+        """c (rows, columns) = a b, or added to c. a_inner, b_column: 1 for a matrix that lies as it is multiplied, else
+        its transpose does, and neighbours in a row of it are so far apart."""
+        L = lanes(c.dtype)
+        chunks = self._chunks(rows * depth * columns // 64)
+        split, *numbers = product.plan(rows, depth, columns, a_inner != 1, L)
+        scratch = [self.empty((chunks, number), c.dtype) for number in numbers]
+        self.launch(product.product, a.reshape(-1), depth if a_inner == 1 else 1, a_inner, b.reshape(-1),
+                    columns if b_column == 1 else 1, b_column, c.reshape(-1), rows, depth, columns, split, accumulate,
+                    L, *scratch)
+
     def _backward(self, dy, dh, x, W, dW, db, accumulate, need_dx, has_slope):
         rows, dx = self._rows(x), self.empty(x.shape, x.dtype) if need_dx else None
         (N, D), K, skinny = rows.shape, W.shape[1], self._is_skinny(rows, W)
+        own = not skinny and self._is_own(rows, W)
         chunks = self._chunks(dh.size + rows.size)
         # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
-        by_rows = chunks > 1 and D * K < min(N * (K + D / 2), LARGEST_PART) and not skinny
+        by_rows = chunks > 1 and D * K < min(N * (K + D / 2), product.LARGEST_PART) and not (skinny or own)
         parts = self.empty((chunks, D + 1 if by_rows else 1, K), x.dtype)
         self.launch(matrix.dense_backward, dy, dh, rows, W, dW, NOTHING[x.dtype] if db is None else db.reshape(-1, K),
                     rows if dx is None else dx.reshape(rows.shape), parts, by_rows, has_slope, db is not None, need_dx,
-                    accumulate, not skinny, chunks)
+                    accumulate, not (skinny or own), chunks)
         if skinny:
             pieces, L, Kp = self._chunks(W.size), lanes(x.dtype), padded(K, x.dtype)
             full = self.empty((N * Kp,), x.dtype)
@@ -240,6 +260,10 @@ class CpuOps(ReferenceOps):
             if need_dx:
                 self.launch(skinny_kernels.skinny_input_gradient, full, N, Kp, self._flat(W), K, D, dx.reshape(-1), L,
                             pieces)
+        elif own:
+            self._multiply(rows, D, dh, 1, dW, D, N, K, accumulate)
+            if need_dx:
+                self._multiply(dh, 1, self._plain(W), K, dx, N, K, D, False)
         return dx
 
     def _rows(self, x):

@@ -17,13 +17,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .mathfun import FAST, kernel, straight
-from .simd import (BYTES, VectorType, as_vector, element, everywhere, first_lanes, fused_multiply_add, llvm_type,
-                   masked_load, masked_store, transpose)
+from .simd import (BYTES, VectorType, as_vector, element, everywhere, fetch, first_lanes, fused_multiply_add, llvm_type,
+                   load, load_some, masked_load, masked_store, prefetch, store, transpose)
 
 # Vectors side by side -> the heights that blocks have: those that fill the registers, and some for what is left over.
-SHAPES = {3: (9, 7, 6, 4, 2, 1), 2: (14, 7, 4, 2, 1), 1: (14, 4, 1)}
+SHAPES = {3: (9, 7, 6, 4, 2, 1), 2: (14, 9, 7, 4, 2, 1), 1: (14, 4, 1)}
 LATENCY = 4   # cycles until a sum can be added to again: fewer sums than 2 LATENCY wait for each other
 OVERHEAD = 0.3
+AHEAD = 32   # rows of a matrix that are fetched before they are laid in panels
+SOON = 16    # rows of a panel that are fetched before they are multiplied
 
 
 def _best_heights(vectors, most=60):
@@ -66,13 +68,8 @@ def block_product(rows, vectors, across):
             targets = {(r, v): after(pc, builder.add(builder.mul(c_row_, number(r)), number(v * lanes)))
                        for r, v in blocks}
             masks = [first_lanes(builder, lanes, builder.sub(columns_, number(v * lanes))) for v in range(vectors)]
-            with builder.if_else(accumulate_) as (adding, writing):
-                with adding:
-                    for r, v in blocks:
-                        builder.store(masked_load(builder, vector, targets[r, v], masks[v]), sums[r, v])
-                with writing:
-                    for block in blocks:
-                        builder.store(ir.Constant(kind, None), sums[block])
+            for block in blocks:
+                builder.store(ir.Constant(kind, None), sums[block])
 
             # Pointers to some rows of a: the others are addressed from these by one or two strides.
             every = rows if across else 3
@@ -87,6 +84,8 @@ def block_product(rows, vectors, across):
                     with cgutils.for_range(builder, inner_):
                         starts, place = [builder.load(head) for head in heads], builder.load(row_of_b)
                         row = [builder.load(after(place, number(v * lanes)), align=align) for v in range(vectors)]
+                        for v in range(vectors):    # the second-level cache is too far for the processor alone
+                            fetch(builder, after(place, number((SOON * vectors + v) * lanes)))
                         for r in range(rows):
                             step = number(r) if across else builder.mul(a_row_, number(r % 3))
                             x = everywhere(builder, builder.load(builder.gep(starts[r // every], [step])), lanes)
@@ -97,6 +96,10 @@ def block_product(rows, vectors, across):
                             builder.store(builder.gep(start, [a_inner_ if across else number(1)]), head)
                         builder.store(builder.gep(place, [number(vectors * lanes)]), row_of_b)
 
+            with builder.if_then(accumulate_):    # only now: a long sum keeps more digits in pieces
+                for r, v in blocks:
+                    before = masked_load(builder, vector, targets[r, v], masks[v])
+                    builder.store(builder.fadd(before, builder.load(sums[r, v])), sums[r, v])
             for r, v in blocks:
                 masked_store(builder, vector, builder.load(sums[r, v]), targets[r, v], masks[v])
             return context.get_dummy_value()
@@ -118,7 +121,7 @@ def opaque(builder, pointer):
 
 def multiplier(across):
     three9, three7, three6, three4, three2, three1 = (block_product(rows, 3, across) for rows in SHAPES[3])
-    two14, two7, two4, two2, two1 = (block_product(rows, 2, across) for rows in SHAPES[2])
+    two14, two9, two7, two4, two2, two1 = (block_product(rows, 2, across) for rows in SHAPES[2])
     one14, one4, one1 = (block_product(rows, 1, across) for rows in SHAPES[1])
 
     @straight
@@ -152,6 +155,9 @@ def multiplier(across):
                 if height == 14:
                     two14(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                           columns, accumulate)
+                elif height == 9:
+                    two9(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
+                         columns, accumulate)
                 elif height == 7:
                     two7(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                          columns, accumulate)
@@ -278,10 +284,16 @@ def lay_panels(source, at, rows, s_row, columns, L, panels):
     """The matrix source[at + k s_row + n] of so many rows k and columns n in panels, by one thread."""
     n = 0
     while n < columns:
-        width = panel_width(columns - n, L) * L
+        width, to = panel_width(columns - n, L) * L, n * rows
         for k in range(rows):
-            start = at + k * s_row + n
-            copy(source[start:start + min(width, columns - n)], panels[n * rows + k * width:n * rows + (k + 1) * width])
+            start, ahead = at + k * s_row + n, at + (k + AHEAD) * s_row + n
+            for v in range(0, width, L):
+                prefetch(source, ahead + v)    # rows lie far apart: the processor would not see them coming
+                if n + v + L <= columns:
+                    store(panels, to + v, load(source, start + v))
+                else:
+                    store(panels, to + v, load_some(source, start + v, columns - n - v))
+            to += width
         n += width
 
 

@@ -22,11 +22,13 @@ Indices are not checked.
 """
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 BYTES = 64
+WHOLE = bool(get_host_cpu_features().get("avx512f"))   # whether one register holds a vector
 
 
 class VectorType(types.Type):
@@ -82,6 +84,12 @@ def masked_store(builder, vector, value, place, mask):
 def element(context, builder, array_type, array, index):
     """The address of array[index]."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+def fetch(builder, place):
+    place = builder.bitcast(place, ir.PointerType(ir.IntType(8)))
+    numbers = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]    # to read, into every cache, data
+    _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place, *numbers])
 
 
 def as_vector(builder, vector, place):
@@ -160,10 +168,7 @@ def splat(typing, array, index):
 @intrinsic
 def prefetch(typing, array, index):
     def build(context, builder, signature, args):
-        place = element(context, builder, signature.args[0], args[0], args[1])
-        place = builder.bitcast(place, ir.PointerType(ir.IntType(8)))
-        numbers = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]    # to read, into every cache, data
-        _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place, *numbers])
+        fetch(builder, element(context, builder, signature.args[0], args[0], args[1]))
         return context.get_dummy_value()
     return types.none(array, types.intp), build
 

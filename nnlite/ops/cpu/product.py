@@ -1,0 +1,126 @@
+"""c = a b for matrices of many rows and columns, in blocks that fit the levels of the cache.
+
+Each thread takes some columns of c. It lays three vectors of columns of b side by side (a panel, see block.py), and
+multiplies all rows of a with it while it lies in the second-level cache. So each number of c is written once, each of
+b is read once, and a streams by in the order in which it lies. Where a lies column by column, as x^T in a weight's
+gradient, its rows are laid out first; if they are more than the columns, threads share the rows instead, so that not
+every one of them does this for all.
+
+A thread's own panel is what makes it faster than BLAS called from several threads: nothing that one core writes is read
+by another.
+"""
+
+from numba import njit, prange
+
+from .block import AHEAD, lay_panels, lay_turned, multiply_across, multiply_along, panel_at, panel_width
+from .mathfun import kernel, straight
+from .simd import load, load_some, prefetch, store
+
+BY_COLUMNS, BY_ROWS, BY_DEPTH = range(3)   # what the threads share
+NARROW, TALL = 512, 256                    # columns up to which, and rows from which on, they share rows
+LARGEST_PART = 1 << 20                     # numbers of c that every thread may make a sum of its own for
+
+ROWS, TILED_ROWS = 1024, 768               # of a, for one panel; where they are laid out first
+DEPTH = 512                                # of a panel: more of one column summed in a row would lose digits
+TILE = 9                                   # rows of a block of registers
+GROUP = 28 * TILE                          # rows that are laid out side by side
+
+
+def plan(rows, depth, columns, tiled, L):
+    """How threads share the work, and the numbers that each needs: of a panel, of rows of a laid out, of a sum."""
+    split = BY_COLUMNS
+    if tiled and rows * columns < min(depth * (columns + rows / 2), LARGEST_PART):
+        split = BY_DEPTH    # less to read of what another has written than by rows or columns
+    elif rows > columns if tiled else columns <= NARROW and rows >= TALL:
+        split = BY_ROWS
+    deep, tiles = min(depth, DEPTH), -(-min(rows, TILED_ROWS) // TILE)
+    return (split, 3 * L * deep, tiles * tile_size.py_func(deep, L) if tiled else 1,
+            rows * columns if split == BY_DEPTH else 1)
+
+
+@njit(inline="always")
+def tile_size(depth, L):
+    return depth * TILE + L
+
+
+@kernel
+def product(a, a_row, a_inner, b, b_row, b_column, c, rows, depth, columns, split, accumulate, L, panel, room, parts):
+    """c (rows, columns) = a b, or added to c; a[m, k] lies at m a_row + k a_inner, b[k, n] at k b_row + n b_column, one
+    of each two being 1. split: what the threads share; by depth, each makes a sum of its own, all but the first in
+    parts. a, b, c are flat; panel, room, parts (chunks, numbers as of `plan`) are scratch."""
+    chunks = len(panel)
+    most = ROWS if a_inner == 1 else TILED_ROWS
+    for chunk in prange(chunks):
+        first, last, front, back, begin, end = 0, rows, 0, depth, 0, columns
+        if split == BY_ROWS:
+            first, last = rows * chunk // chunks, rows * (chunk + 1) // chunks
+        elif split == BY_DEPTH:
+            front, back = depth * chunk // chunks, depth * (chunk + 1) // chunks
+        else:
+            begin, end = panel_at(columns, L, chunk, chunks), panel_at(columns, L, chunk + 1, chunks)
+        target, add = c, accumulate
+        if split == BY_DEPTH and chunk > 0:
+            target, add = parts[chunk], False
+        for m in range(first, last, most):
+            # The depth outside the columns: so what a piece needs of a stays in the second-level cache.
+            pieces = (back - front + DEPTH - 1) // DEPTH
+            for piece in range(pieces):
+                k, stop = front + (back - front) * piece // pieces, front + (back - front) * (piece + 1) // pieces
+                multiply(a, m * a_row + k * a_inner, a_row, a_inner, min(most, last - m), stop - k, b,
+                         k * b_row + begin * b_column, b_row, b_column, end - begin, target, m * columns + begin,
+                         columns, add or piece > 0, L, panel[chunk], room[chunk])
+    if split == BY_DEPTH:
+        for chunk in prange(chunks):
+            start, stop = c.size * chunk // chunks, c.size * (chunk + 1) // chunks
+            for part in range(1, chunks):
+                add_to(c[start:stop], parts[part, start:stop])
+
+
+@straight
+def add_to(c, part):
+    for i in range(c.size):
+        c[i] += part[i]
+
+
+@straight
+def multiply(a, at, a_row, a_inner, rows, depth, b, bt, b_row, b_column, columns, c, ct, c_row, accumulate, L, panel,
+             room):
+    """A thread's part of the columns, for a block of rows and a piece of the depth."""
+    if a_inner != 1:
+        lay_tiles(a, at, a_inner, rows, depth, L, room)
+    n = 0
+    while n < columns:
+        vectors = panel_width(columns - n, L)
+        there = min(vectors * L, columns - n)
+        if b_column == 1:
+            lay_panels(b, bt + n, depth, b_row, there, L, panel)
+        else:
+            lay_turned(b, bt + n * b_column, depth, there, b_column, L, panel)
+        if a_inner == 1:
+            multiply_along(rows, a, at, a_row, 1, 0, 1, 0, depth, 1, panel, 0, vectors, c, ct + n, c_row, there,
+                           accumulate)
+        else:
+            for m in range(0, rows, TILE):
+                multiply_across(min(TILE, rows - m), room, m // TILE * tile_size(depth, L), 1, 1, 0, 1, 0, depth, TILE,
+                                panel, 0, vectors, c, ct + m * c_row + n, c_row, there, accumulate)
+        n += vectors * L
+
+
+@straight
+def lay_tiles(a, at, a_inner, rows, depth, L, room):
+    """The matrix a[at + m + k a_inner] in tiles of TILE rows: room[(m // TILE) tile_size + k TILE + m % TILE]. Whole
+    vectors are copied; what is too much, the next copy overwrites, or it stays in the L numbers after a tile."""
+    size = tile_size(depth, L)
+    for group in range(0, rows, GROUP):
+        stop = min(rows, group + GROUP)
+        for k in range(depth):
+            start = at + k * a_inner
+            for m in range(group, stop, L):
+                prefetch(a, start + AHEAD * a_inner + m)
+            for m in range(group, stop, TILE):
+                place = m // TILE * size + k * TILE
+                for v in range(0, TILE, L):
+                    if m + v + L <= rows:
+                        store(room, place + v, load(a, start + m + v))
+                    else:
+                        store(room, place + v, load_some(a, start + m + v, rows - m - v))
