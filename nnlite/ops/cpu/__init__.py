@@ -19,6 +19,7 @@ from . import tokens as token_kernels
 from .block import lanes, padded
 from .elementwise import CODES
 from .notice import announce_compilation
+from .outdated import forget_outdated
 from .simd import WHOLE
 from .tape import Late, Tape, now
 
@@ -34,6 +35,7 @@ class CpuOps(ReferenceOps):
         self._pool = Pool()
         self.empty = self._pool.empty   # straight: a step asks for some sixty arrays
         self._tape = None
+        forget_outdated(philox.normal)
         announce_compilation()
 
     def set_threads(self, count):
