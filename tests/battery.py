@@ -124,6 +124,7 @@ ROWS = {
                      any_width=True),
     "MultiHeadAttention": Row(nl.MultiHeadAttention, lambda D, K: nl.MultiHeadAttention(4 * D, 4), tokens,
                               rounding=LONG_SUMS),
+    "FeedForward": Row(nl.FeedForward, lambda D, K: nl.FeedForward(4 * D, 3 * K), tokens, rounding=LONG_SUMS),
     "Block": Row(nl.Block, lambda D, K: nl.Block(4 * D, 2, 5), tokens, rounding=LONG_SUMS),
     "Recompute": Row(nl.Recompute, lambda D, K: nl.Recompute(nl.Sequential(nl.Dense(D, 5, keep_prob=0.8),
                                                                            nl.Linear(5, K))), one, noisy=True),

@@ -159,6 +159,7 @@ LAYERS = {
     "Bottleneck": (nl.Bottleneck(C, 3, C), IMAGE, bottleneck),
     "Bottleneck with stride": (nl.Bottleneck(C, 3, K, stride=2), IMAGE, bottleneck),
     "MultiHeadAttention": (nl.MultiHeadAttention(2 * C, 2), TOKENS, attention),
+    "FeedForward": (nl.FeedForward(2 * C, 7), TOKENS, lambda l, x, W1, b1, W2, b2: F.gelu(x @ W1 + b1) @ W2 + b2),
     "Block": (nl.Block(2 * C, 4, 7), TOKENS, block),
     "PatchEmbed": (nl.PatchEmbed(C, K, 3), (N, 6, 9, C), patch_embed),
     "ClassToken": (nl.ClassToken(2 * C), TOKENS, class_token),

@@ -86,6 +86,21 @@ def test_size_counts_every_block_once():
     assert pool.nbytes() == 4096 + 8192
 
 
+def test_release_gives_back_what_nobody_holds():
+    pool = Pool()
+    held, idle, view = pool.empty((1000,), "float64"), pool.empty((5000,), "float32"), pool.empty((9000,), "int64")[1:]
+    held[:], view[:], before = 1, 2, pool.nbytes()
+    del idle
+    pool.release()
+    assert before - pool.nbytes() == 20480    # five pages
+    assert (held == 1).all() and (view == 2).all() and pool.owns(held) and pool.owns(view)
+    again = pool.empty((5000,), "float32")
+    again[:] = 3
+    assert (held == 1).all() and (view == 2).all()
+    pool.release()
+    assert pool.owns(again)
+
+
 def test_results_never_change_under_their_owner():
     """What a layer returned stays as it is, whatever is computed afterwards."""
     ops = CpuOps()

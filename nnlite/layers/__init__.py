@@ -8,7 +8,7 @@ Letters, everywhere the same:
 """
 
 from .activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
-from .attention import Block, MultiHeadAttention
+from .attention import Block, FeedForward, MultiHeadAttention
 from .base import Layer
 from .bottleneck import Bottleneck
 from .container import Concat, Recompute, Residual, Sequential
@@ -25,7 +25,7 @@ from .sampling import GaussianSample
 from .squeeze_excite import SqueezeExcite
 
 __all__ = ["AvgPool2d", "BatchNorm", "Block", "Bottleneck", "ClassToken", "Concat", "ConditionalDense", "Conv2d",
-           "Dense", "DepthwiseConv2d", "Dropout", "ELU", "Flatten", "FusedMBConv", "GELU", "GaussianSample",
-           "GlobalAvgPool", "Layer", "LayerNorm", "LeakyReLU", "Linear", "MBConv", "MaxPool2d", "MultiHeadAttention",
-           "NormPool", "PatchEmbed", "PositionEmbedding", "ReLU", "Recompute", "Residual", "Sequential", "SiLU",
-           "Sigmoid", "Softplus", "SqueezeExcite", "StochasticDepth", "TakeToken", "Tanh"]
+           "Dense", "DepthwiseConv2d", "Dropout", "ELU", "FeedForward", "Flatten", "FusedMBConv", "GELU",
+           "GaussianSample", "GlobalAvgPool", "Layer", "LayerNorm", "LeakyReLU", "Linear", "MBConv", "MaxPool2d",
+           "MultiHeadAttention", "NormPool", "PatchEmbed", "PositionEmbedding", "ReLU", "Recompute", "Residual",
+           "Sequential", "SiLU", "Sigmoid", "Softplus", "SqueezeExcite", "StochasticDepth", "TakeToken", "Tanh"]

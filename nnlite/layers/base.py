@@ -119,7 +119,7 @@ class Layer:
     # -- the saved slot ----------------------------------------------------------------------------------------
 
     def keep(self, *values, train):
-        """Save what backward needs; only when train is True."""
+        """Save what backward needs; only when train is True. Of a function, backward takes what it then gives."""
         if train:
             self._kept = values
 
@@ -129,7 +129,7 @@ class Layer:
         if kept is None:
             raise NnliteError(f"{self.label}: expected forward(x, train=True) before backward, got none since the "
                               "last backward")
-        return kept
+        return tuple(value() if callable(value) else value for value in kept)
 
     def drop(self):
         """Forget what forward kept, here and below."""

@@ -13,7 +13,8 @@ class Linear(Layer):
         dW = x^T dy           summed over all rows
         db = sum of dy over all rows
 
-    W starts as N(0, 1/D) (LeCun et al. 1998, eq. 16) or as `weight_init`, b as 0. Keeps x.
+    W starts as N(0, 1/D) (LeCun et al. 1998, eq. 16) or as `weight_init`, b as 0. Keeps x, or a function `again` that
+    makes it once more of what other layers keep.
     """
 
     can_skip_dx = True
@@ -29,10 +30,10 @@ class Linear(Layer):
     def out_shape(self, x_shape):
         return (*x_shape[:-1], self.out_features)
 
-    def forward(self, x, *, train=False):
+    def forward(self, x, *, train=False, again=None):
         self.check(x, (..., self.in_features))
         y = self.ops.linear(x, self.W, self.b)
-        self.keep(x, train=train)
+        self.keep(x if again is None else again, train=train)
         return y
 
     def backward(self, dy, *, need_dx=True):

@@ -105,6 +105,10 @@ class LayerNorm(Layer):
         self.keep(x, mean, inv_std, train=train)
         return y
 
+    def again(self):
+        """y once more, between forward and backward: for a layer behind this one that does not keep it."""
+        return self.ops.layer_norm(self._kept[0], self.g, self.b, self.eps)[0]
+
     def backward(self, dy):
         x, mean, inv_std = self.take()
         self.check(dy, x.shape, "dy")

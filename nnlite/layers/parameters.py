@@ -49,6 +49,7 @@ class Parameters:
         for entry in self.table:
             _, init = entry.owner.param_specs[entry.attribute]
             self.value(entry)[...] = init(self.ops, entry.shape, rng.key("init " + entry.name), self.dtype)
+        self.ops.release()    # no step asks for arrays as large as a parameter's
 
     def zero_grad(self):
         """The next backward of each layer writes its gradients instead of adding to them: no fill pass."""

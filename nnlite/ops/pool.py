@@ -38,6 +38,13 @@ class Pool:
         size = -(-math.prod(shape) * dtype.itemsize // PAGE) * PAGE or PAGE
         return self._blocks.setdefault(size, []), size, dtype
 
+    def release(self):
+        """Give back the blocks that are idle."""
+        for blocks in self._blocks.values():
+            for i in reversed(range(len(blocks))):
+                if _first_idle(blocks[i:i + 1], self._idle) is not None:
+                    del blocks[i]
+
     def owns(self, array):
         """Whether the array lies in one of these blocks."""
         return any(array.base is block for blocks in self._blocks.values() for block, _ in blocks)

@@ -129,6 +129,9 @@ class ReferenceOps:
         """Bytes of memory that arrays can still take, or None where that cannot be known."""
         return memory.free_bytes()
 
+    def release(self):
+        """Give back memory that only waits for arrays to come."""
+
     def bytes_of(self, step):
         """The bytes of memory that step() takes for its arrays, most at a time; it is done once."""
         tracemalloc.start()

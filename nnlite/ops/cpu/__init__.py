@@ -89,6 +89,9 @@ class CpuOps(ReferenceOps):
         finally:
             self._tape, self.empty = None, self._pool.empty
 
+    def release(self):
+        self._pool.release()
+
     def bytes_of(self, step):
         pool = Pool()
         self.empty = pool.empty
@@ -290,7 +293,7 @@ class CpuOps(ReferenceOps):
     # -- element by element --------------------------------------------------------------------------------------
 
     def activation(self, x, function, alpha, train):
-        y, slope = self.empty(x.shape, x.dtype), self.empty(x.shape, x.dtype)
+        y, slope = self.empty(x.shape, x.dtype), self.empty(x.shape if train else (0,), x.dtype)
         self.launch(elementwise.activation, self._flat(x), y.reshape(-1), slope.reshape(-1), CODES[function],
                     x.dtype.type(alpha), self._chunks(x.size))
         return y, slope if train else None

@@ -10,6 +10,7 @@ from .mathfun import exp, expm1, kernel, log1p, normal_cdf, straight
 CODES = {"identity": 0, "relu": 1, "leaky_relu": 2, "elu": 3, "sigmoid": 4, "tanh": 5, "silu": 6, "softplus": 7,
          "gelu": 8}
 INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
+PIECE = 1024   # numbers that go through an activation at once
 
 
 @straight
@@ -76,11 +77,14 @@ def sigmoid(x, one, zero):
 
 @kernel
 def activation(x, y, slope, code, alpha, chunks):
-    """y, slope = f(x), f'(x); all (n,)."""
+    """y, slope = f(x), f'(x); all (n,), or slope empty where nobody asks for it."""
     for chunk in prange(chunks):
         s = cut(x.size, chunk, chunks)
-        y[s] = x[s]
-        activate(y[s], slope[s], code, alpha)
+        x_here, y_here, slope_here, spare = x[s], y[s], slope[s] if slope.size else slope, np.empty(PIECE, y.dtype)
+        for start in range(0, x_here.size, PIECE):    # what is copied is still in the first-level cache
+            part = slice(start, min(start + PIECE, x_here.size))
+            y_here[part] = x_here[part]
+            activate(y_here[part], slope_here[part] if slope.size else spare[:y_here[part].size], code, alpha)
 
 
 @njit(inline="always")

@@ -12,7 +12,7 @@ by another.
 
 from numba import njit, prange
 
-from .block import AHEAD, lay_panels, lay_turned, multiply_across, multiply_along, panel_at, panel_width
+from .block import AHEAD, blocks_across, lay_panels, lay_turned, multiply_along, panel_at, panel_width
 from .mathfun import kernel, straight
 from .simd import load, load_some, prefetch, store
 
@@ -20,7 +20,7 @@ BY_COLUMNS, BY_ROWS, BY_DEPTH = range(3)   # what the threads share
 NARROW, TALL = 512, 256                    # columns up to which, and rows from which on, they share rows
 LARGEST_PART = 1 << 20                     # numbers of c that every thread may make a sum of its own for
 
-ROWS, TILED_ROWS = 1024, 768               # of a, for one panel; where they are laid out first
+ROWS = 800                                 # of a, for one panel
 DEPTH = 512                                # of a panel: more of one column summed in a row would lose digits
 TILE = 9                                   # rows of a block of registers
 GROUP = 28 * TILE                          # rows that are laid out side by side
@@ -33,14 +33,15 @@ def plan(rows, depth, columns, tiled, L):
         split = BY_DEPTH    # less to read of what another has written than by rows or columns
     elif rows > columns if tiled else columns <= NARROW and rows >= TALL:
         split = BY_ROWS
-    deep, tiles = min(depth, DEPTH), -(-min(rows, TILED_ROWS) // TILE)
-    return (split, 3 * L * deep, tiles * tile_size.py_func(deep, L) if tiled else 1,
+    deep, tiles = min(depth, DEPTH), -(-min(rows, ROWS) // TILE)
+    return (split, 3 * L * deep, tiles * TILE * tile_row.py_func(deep) if tiled else 1,
             rows * columns if split == BY_DEPTH else 1)
 
 
 @njit(inline="always")
-def tile_size(depth, L):
-    return depth * TILE + L
+def tile_row(depth):
+    """Numbers of a tile for each of its rows; two more, since vectors are stored whole."""
+    return depth + 2
 
 
 @kernel
@@ -49,7 +50,6 @@ def product(a, a_row, a_inner, b, b_row, b_column, c, rows, depth, columns, spli
     of each two being 1. split: what the threads share; by depth, each makes a sum of its own, all but the first in
     parts. a, b, c are flat; panel, room, parts (chunks, numbers as of `plan`) are scratch."""
     chunks = len(panel)
-    most = ROWS if a_inner == 1 else TILED_ROWS
     for chunk in prange(chunks):
         first, last, front, back, begin, end = 0, rows, 0, depth, 0, columns
         if split == BY_ROWS:
@@ -61,12 +61,12 @@ def product(a, a_row, a_inner, b, b_row, b_column, c, rows, depth, columns, spli
         target, add = c, accumulate
         if split == BY_DEPTH and chunk > 0:
             target, add = parts[chunk], False
-        for m in range(first, last, most):
+        for m in range(first, last, ROWS):
             # The depth outside the columns: so what a piece needs of a stays in the second-level cache.
             pieces = (back - front + DEPTH - 1) // DEPTH
             for piece in range(pieces):
                 k, stop = front + (back - front) * piece // pieces, front + (back - front) * (piece + 1) // pieces
-                multiply(a, m * a_row + k * a_inner, a_row, a_inner, min(most, last - m), stop - k, b,
+                multiply(a, m * a_row + k * a_inner, a_row, a_inner, min(ROWS, last - m), stop - k, b,
                          k * b_row + begin * b_column, b_row, b_column, end - begin, target, m * columns + begin,
                          columns, add or piece > 0, L, panel[chunk], room[chunk])
     if split == BY_DEPTH:
@@ -100,17 +100,23 @@ def multiply(a, at, a_row, a_inner, rows, depth, b, bt, b_row, b_column, columns
             multiply_along(rows, a, at, a_row, 1, 0, 1, 0, depth, 1, panel, 0, vectors, c, ct + n, c_row, there,
                            accumulate)
         else:
-            for m in range(0, rows, TILE):
-                multiply_across(min(TILE, rows - m), room, m // TILE * tile_size(depth, L), 1, 1, 0, 1, 0, depth, TILE,
-                                panel, 0, vectors, c, ct + m * c_row + n, c_row, there, accumulate)
+            m = 0
+            if vectors == 3:    # then blocks of registers are as high as tiles
+                m = rows // TILE * TILE
+                blocks_across(m, room, 0, tile_row(depth), 1, 1, 0, 1, 0, depth, TILE, panel, 0, vectors, c, ct + n,
+                              c_row, there, accumulate)
+            while m < rows:
+                blocks_across(min(TILE, rows - m), room, m * tile_row(depth), 1, 1, 1, 0, 1, 0, depth, TILE, panel, 0,
+                              vectors, c, ct + m * c_row + n, c_row, there, accumulate)
+                m += TILE
         n += vectors * L
 
 
 @straight
 def lay_tiles(a, at, a_inner, rows, depth, L, room):
-    """The matrix a[at + m + k a_inner] in tiles of TILE rows: room[(m // TILE) tile_size + k TILE + m % TILE]. Whole
+    """The matrix a[at + m + k a_inner] in tiles of TILE rows: room[m // TILE TILE tile_row + k TILE + m % TILE]. Whole
     vectors are copied; what is too much, the next copy overwrites, or it stays in the L numbers after a tile."""
-    size = tile_size(depth, L)
+    size = TILE * tile_row(depth)
     for group in range(0, rows, GROUP):
         stop = min(rows, group + GROUP)
         for k in range(depth):
