@@ -644,10 +644,10 @@ def test_signatures_are_those_of_the_specification(emulated):
 
 def test_nothing_that_the_cpu_makes_faster_is_left_to_wait_for_the_device(emulated):
     from nnlite.ops.cpu import CpuOps
-    # One pass each in CuPy as they stand.
+    # One pass each in CuPy as they stand; its pool gives pieces of large blocks to small arrays by itself.
     of_cupy = {"empty", "zeros", "add", "multiply", "take_rows", "contiguous", "copy", "fill", "increment",
                "clip_factor", "identity", "scale_samples", "scale_channels", "add_to_samples", "patches",
-               "patches_backward"}
+               "patches_backward", "release"}
     fast = {name for name, value in vars(CpuOps).items()
             if inspect.isfunction(value) and hasattr(ReferenceOps, name) and not name.startswith("_")}
     assert {name for name in fast if getattr(emulated, name) is getattr(ReferenceOps, name)} <= of_cupy

@@ -1,7 +1,7 @@
 """Where the speed lives: a layer says what is computed, an ops object says how.
 
     reference   plain array code: the specification, for NumPy and CuPy alike
-    cpu         Numba kernels around BLAS matrix products
+    cpu         Numba kernels; matrix products of our own, or BLAS where registers are short
     cuda        CuPy and CUDA C
 
 All have the same methods with the same signatures; see `nnlite.ops.reference.ReferenceOps`.

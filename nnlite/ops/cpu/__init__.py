@@ -47,8 +47,13 @@ class CpuOps(ReferenceOps):
         return f"{self.name} ops with {self.threads} threads"
 
     def device_line(self):
-        products = f"{blas.blas.path} on the same threads" if blas.blas else "NumPy's products on threads of its own"
-        return f"cpu, {self.threads} threads (Numba kernels, {products})"
+        return f"cpu, {self.threads} threads (Numba kernels, {self._products()})"
+
+    def _products(self):
+        """Who multiplies the matrices of linear layers."""
+        if blas.blas is None:
+            return "NumPy's products on threads of its own"
+        return "also for matrix products" if WHOLE else f"{blas.blas.path} on the same threads"
 
     def _chunks(self, work):
         """How many pieces work elements are cut into."""

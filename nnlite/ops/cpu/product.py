@@ -14,6 +14,7 @@ from numba import njit, prange
 
 from .block import AHEAD, blocks_across, lay_panels, lay_turned, multiply_along, panel_at, panel_width
 from .mathfun import kernel, straight
+from .matrix import add_to
 from .simd import load, load_some, prefetch, store
 
 BY_COLUMNS, BY_ROWS, BY_DEPTH = range(3)   # what the threads share
@@ -74,12 +75,6 @@ def product(a, a_row, a_inner, b, b_row, b_column, c, rows, depth, columns, spli
             start, stop = c.size * chunk // chunks, c.size * (chunk + 1) // chunks
             for part in range(1, chunks):
                 add_to(c[start:stop], parts[part, start:stop])
-
-
-@straight
-def add_to(c, part):
-    for i in range(c.size):
-        c[i] += part[i]
 
 
 @straight
