@@ -245,6 +245,8 @@ class CpuOps(ReferenceOps):
         L = lanes(c.dtype)
         chunks = self._chunks(rows * depth * columns // 64)
         split, *numbers = product.plan(rows, depth, columns, a_inner != 1, L)
+        if split == product.BY_DEPTH:
+            chunks = min(chunks, depth)    # each has a sum to make
         scratch = [self.empty((chunks, number), c.dtype) for number in numbers]
         self.launch(product.product, a.reshape(-1), depth if a_inner == 1 else 1, a_inner, b.reshape(-1),
                     columns if b_column == 1 else 1, b_column, c.reshape(-1), rows, depth, columns, split, accumulate,

@@ -1,10 +1,10 @@
 """c = a b for matrices of many rows and columns, in blocks that fit the levels of the cache.
 
 Each thread takes some columns of c. It lays three vectors of columns of b side by side (a panel, see block.py), and
-multiplies all rows of a with it while it lies in the second-level cache. So each number of c is written once, each of
-b is read once, and a streams by in the order in which it lies. Where a lies column by column, as x^T in a weight's
-gradient, its rows are laid out first; if they are more than the columns, threads share the rows instead, so that not
-every one of them does this for all.
+multiplies all rows of a with it while it lies in the second-level cache. So each number of b is read once, and c is
+gone through once for each piece of the depth. Where a lies column by column, as x^T in a weight's gradient, its rows are
+laid out first; if they are more than the columns, threads share the rows instead, so that not every one of them does
+this for all.
 
 A thread's own panel is what makes it faster than BLAS called from several threads: nothing that one core writes is read
 by another.
@@ -109,8 +109,9 @@ def multiply(a, at, a_row, a_inner, rows, depth, b, bt, b_row, b_column, columns
 
 @straight
 def lay_tiles(a, at, a_inner, rows, depth, L, room):
-    """The matrix a[at + m + k a_inner] in tiles of TILE rows: room[m // TILE TILE tile_row + k TILE + m % TILE]. Whole
-    vectors are copied; what is too much, the next copy overwrites, or it stays in the L numbers after a tile."""
+    """The matrix a[at + m + k a_inner] in tiles of TILE rows, each TILE tile_row numbers: within its tile, m and k lie
+    at k TILE + m % TILE. Whole vectors are copied; what is too much, the next copy overwrites, or it stays behind the
+    tile's last column."""
     size = TILE * tile_row(depth)
     for group in range(0, rows, GROUP):
         stop = min(rows, group + GROUP)
