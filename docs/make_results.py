@@ -175,7 +175,8 @@ def procedure_lines(runs, ablations):
              "`vit-tiny` and `resnet-small` begin with random weights. The split is 70/20/10, class by class, the",
              "parameters kept are those of the best validation F1, and the learning rate falls by a fifth where F1",
              "fell by more than a tenth. Production is the other data set (`python -m nnlite.evaluate RUN --data",
-             "OTHER`).", "", "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test "
+             "OTHER`).", "",
+             "| preset | data | images for training | epochs, best | last learning rate | validation F1 | test "
              "accuracy, F1 | production | accuracy, F1 there | F1 fell most |", "|" + "---|" * 10]
     for run in runs:
         config, evaluation = run["config"], run["evaluation"]

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from test_ops import full_of_nan
 
 from nnlite.ops.cpu import CpuOps
 from nnlite.ops.cpu import product as kernels
@@ -14,24 +15,14 @@ SPLITS = {"columns": kernels.BY_COLUMNS, "rows": kernels.BY_ROWS, "depth": kerne
 CASES = [(700, 40, 600, False, "columns"), (100, 30, 70, False, "columns"), (2100, 20, 50, False, "rows"),
          (300, 1030, 90, False, "rows"), (20, 1100, 530, False, "columns"),
          (30, 25, 900, True, "columns"), (800, 40, 1000, True, "columns"), (2000, 16, 60, True, "rows"),
-         (90, 1200, 70, True, "depth"), (9, 2100, 3, True, "depth"), (1, 600, 1, True, "depth"), (10, 5, 17, True, "columns"),
-         (2, 2, 3, True, "depth"), (4, 1, 3, False, "columns")]
-
-
-def full_of_nan(ops):
-    empty = ops.empty
-
-    def poisoned(shape, dtype):
-        array = empty(shape, dtype)
-        array[...] = np.nan
-        return array
-    ops.empty = poisoned
-    return ops
+         (90, 1200, 70, True, "depth"), (9, 2100, 3, True, "depth"), (1, 600, 1, True, "depth"),
+         (10, 5, 17, True, "columns"), (2, 2, 3, True, "depth"), (4, 1, 3, False, "columns")]
 
 
 def multiply(a, b, turned_a, turned_b, c, threads, accumulate):
     """c = a b with a, b laid out row by row or column by column."""
-    ops = full_of_nan(CpuOps())
+    ops = CpuOps()
+    ops.empty = full_of_nan(ops.empty)
     ops._chunks = lambda work: threads
     (rows, depth), columns = a.shape, b.shape[1]
     a = np.ascontiguousarray(a.T if turned_a else a)

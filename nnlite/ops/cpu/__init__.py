@@ -257,8 +257,7 @@ class CpuOps(ReferenceOps):
         (N, D), K, skinny = rows.shape, W.shape[1], self._is_skinny(rows, W)
         own = not skinny and self._is_own(rows, W)
         chunks = self._chunks(dh.size + rows.size)
-        # Numbers that a core reads of what another wrote: half of a part, or half of dh and a quarter of x.
-        by_rows = chunks > 1 and D * K < min(N * (K + D / 2), product.LARGEST_PART) and not (skinny or own)
+        by_rows = chunks > 1 and product.is_worth_parts(D, N, K) and not (skinny or own)
         parts = self.empty((chunks, D + 1 if by_rows else 1, K), x.dtype)
         self.launch(matrix.dense_backward, dy, dh, rows, W, dW, NOTHING[x.dtype] if db is None else db.reshape(-1, K),
                     rows if dx is None else dx.reshape(rows.shape), parts, by_rows, has_slope, db is not None, need_dx,

@@ -2,9 +2,9 @@
 
 Each thread takes some columns of c. It lays three vectors of columns of b side by side (a panel, see block.py), and
 multiplies all rows of a with it while it lies in the second-level cache. So each number of b is read once, and c is
-gone through once for each piece of the depth. Where a lies column by column, as x^T in a weight's gradient, its rows are
-laid out first; if they are more than the columns, threads share the rows instead, so that not every one of them does
-this for all.
+gone through once for each piece of the depth. Where a lies column by column, as x^T in a weight's gradient, its rows
+are laid out first; if they are more than the columns, threads share the rows instead, so that not every one of them
+does this for all.
 
 A thread's own panel is what makes it faster than BLAS called from several threads: nothing that one core writes is read
 by another.
@@ -30,13 +30,19 @@ GROUP = 28 * TILE                          # rows that are laid out side by side
 def plan(rows, depth, columns, tiled, L):
     """How threads share the work, and the numbers that each needs: of a panel, of rows of a laid out, of a sum."""
     split = BY_COLUMNS
-    if tiled and rows * columns < min(depth * (columns + rows / 2), LARGEST_PART):
-        split = BY_DEPTH    # less to read of what another has written than by rows or columns
+    if tiled and is_worth_parts(rows, depth, columns):
+        split = BY_DEPTH
     elif rows > columns if tiled else columns <= NARROW and rows >= TALL:
         split = BY_ROWS
     deep, tiles = min(depth, DEPTH), -(-min(rows, ROWS) // TILE)
     return (split, 3 * L * deep, tiles * TILE * tile_row.py_func(deep) if tiled else 1,
             rows * columns if split == BY_DEPTH else 1)
+
+
+def is_worth_parts(rows, depth, columns):
+    """Whether threads that share the depth, with a sum of its own for each, read less of what another has written, half
+    of a sum, than half of b and a quarter of a."""
+    return rows * columns < min(depth * (columns + rows / 2), LARGEST_PART)
 
 
 @njit(inline="always")
