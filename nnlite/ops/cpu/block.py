@@ -125,12 +125,12 @@ def multiplier(across):
     one14, one4, one1 = (block_product(rows, 1, across) for rows in SHAPES[1])
 
     @straight
-    def blocks(rows, a, at, a_next, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, vectors, c, ct,
-               c_row, columns, accumulate):
+    def multiply(rows, a, at, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, vectors, c, ct, c_row,
+                 columns, accumulate):
         heights = HEIGHTS3 if vectors == 3 else HEIGHTS2 if vectors == 2 else HEIGHTS1
         m = 0
         while m < rows:
-            p, q, left = at + m * a_next, ct + m * c_row, rows - m
+            p, q, left = at + m * a_row, ct + m * c_row, rows - m
             height = heights[min(left, heights.size - 1)]
             if vectors == 3:
                 if height == 9:
@@ -181,17 +181,10 @@ def multiplier(across):
                     one1(a, p, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, c, q, c_row,
                          columns, accumulate)
             m += height
-
-    @njit(inline="always")
-    def multiply(rows, a, at, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, vectors, c, ct, c_row,
-                 columns, accumulate):
-        blocks(rows, a, at, a_row, a_row, outer, a_outer, middle, a_middle, inner, a_inner, b, bt, vectors, c, ct,
-               c_row, columns, accumulate)
-    return multiply, blocks
+    return multiply
 
 
-# blocks_across: rows of a that lie a_row apart within a block, and a_next from one block to the next.
-(multiply_along, _), (multiply_across, blocks_across) = multiplier(False), multiplier(True)
+multiply_along, multiply_across = multiplier(False), multiplier(True)
 
 
 # -- panels -----------------------------------------------------------------------------------------------------------

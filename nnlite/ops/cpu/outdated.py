@@ -12,8 +12,8 @@ STAMP = "nnlite-sources.txt"
 
 
 def forget_outdated(kernel, sources=Path(__file__).parent):
-    """Delete the indexes of Numba's cache of this package, where any kernel's cache lies, unless its stamp shows that
-    they were made of `sources` as they are now."""
+    """Delete the files of Numba's cache of this package, where any kernel's cache lies, unless its stamp shows that they
+    were made of `sources` as they are now."""
     folder = kernel.stats.cache_path
     digest = hashlib.sha256()
     for path in sorted(sources.glob("*.py")):
@@ -22,8 +22,8 @@ def forget_outdated(kernel, sources=Path(__file__).parent):
     try:
         if stamp.is_file() and stamp.read_text() == digest.hexdigest():
             return
-        for index in stamp.parent.glob("*.nbi"):
-            index.unlink(missing_ok=True)
+        for file in stamp.parent.glob("*.nb[ic]"):    # indexes, and code
+            file.unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(digest.hexdigest())    # half of it, after a crash, is not it either
     except OSError:    # a cache that may not be written: nor has Numba

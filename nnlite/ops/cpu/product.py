@@ -3,8 +3,8 @@
 Each thread takes some columns of c. It lays three vectors of columns of b side by side (a panel, see block.py), and
 multiplies all rows of a with it while it lies in the second-level cache. So each number of b is read once, and c is
 gone through once for each piece of the depth. Where a lies column by column, as x^T in a weight's gradient, its rows
-are laid out first; if they are more than the columns, threads share the rows instead, so that not every one of them
-does this for all.
+are laid out first, in tiles as high as a block of registers, and each is multiplied with several panels while it is
+near; if the rows are more than the columns, threads share these instead, so that not every one of them lays all.
 
 A thread's own panel is what makes it faster than BLAS called from several threads: nothing that one core writes is read
 by another.
@@ -12,7 +12,7 @@ by another.
 
 from numba import njit, prange
 
-from .block import AHEAD, blocks_across, lay_panels, lay_turned, multiply_along, panel_at, panel_width
+from .block import AHEAD, lay_panels, lay_turned, panel_at, panel_width, product_across, product_along
 from .mathfun import kernel, straight
 from .matrix import add_to
 from .simd import load, load_some, prefetch, store
@@ -23,6 +23,7 @@ LARGEST_PART = 1 << 20                     # numbers of c that every thread may 
 
 ROWS = 800                                 # of a, for one panel
 DEPTH = 512                                # of a panel: more of one column summed in a row would lose digits
+PANELS = 8                                 # that a tile is multiplied with
 TILE = 9                                   # rows of a block of registers
 GROUP = 28 * TILE                          # rows that are laid out side by side
 
@@ -35,7 +36,8 @@ def plan(rows, depth, columns, tiled, L):
     elif rows > columns if tiled else columns <= NARROW and rows >= TALL:
         split = BY_ROWS
     deep, tiles = min(depth, DEPTH), -(-min(rows, ROWS) // TILE)
-    return (split, 3 * L * deep, tiles * TILE * tile_row.py_func(deep) if tiled else 1,
+    wide = min((PANELS if tiled else 1) * 3 * L, -(-columns // L) * L)
+    return (split, wide * deep, tiles * TILE * tile_row.py_func(deep) if tiled else 1,
             rows * columns if split == BY_DEPTH else 1)
 
 
@@ -89,28 +91,23 @@ def multiply(a, at, a_row, a_inner, rows, depth, b, bt, b_row, b_column, columns
     """A thread's part of the columns, for a block of rows and a piece of the depth."""
     if a_inner != 1:
         lay_tiles(a, at, a_inner, rows, depth, L, room)
-    n = 0
-    while n < columns:
-        vectors = panel_width(columns - n, L)
-        there = min(vectors * L, columns - n)
+    start = 0
+    while start < columns:
+        stop = start
+        for _ in range(1 if a_inner == 1 else PANELS):
+            stop += panel_width(columns - stop, L) * L if stop < columns else 0
+        wide = min(stop, columns) - start
         if b_column == 1:
-            lay_panels(b, bt + n, depth, b_row, there, L, panel)
+            lay_panels(b, bt + start, depth, b_row, wide, L, panel)
         else:
-            lay_turned(b, bt + n * b_column, depth, there, b_column, L, panel)
+            lay_turned(b, bt + start * b_column, depth, wide, b_column, L, panel)
         if a_inner == 1:
-            multiply_along(rows, a, at, a_row, 1, 0, 1, 0, depth, 1, panel, 0, vectors, c, ct + n, c_row, there,
-                           accumulate)
+            product_along(rows, a, at, a_row, 1, depth, panel, 0, L, wide, c, ct + start, c_row, accumulate)
         else:
-            m = 0
-            if vectors == 3:    # then blocks of registers are as high as tiles
-                m = rows // TILE * TILE
-                blocks_across(m, room, 0, tile_row(depth), 1, 1, 0, 1, 0, depth, TILE, panel, 0, vectors, c, ct + n,
-                              c_row, there, accumulate)
-            while m < rows:
-                blocks_across(min(TILE, rows - m), room, m * tile_row(depth), 1, 1, 1, 0, 1, 0, depth, TILE, panel, 0,
-                              vectors, c, ct + m * c_row + n, c_row, there, accumulate)
-                m += TILE
-        n += vectors * L
+            for m in range(0, rows, TILE):
+                product_across(min(TILE, rows - m), room, m * tile_row(depth), 1, TILE, depth, panel, 0, L, wide, c,
+                               ct + m * c_row + start, c_row, accumulate)
+        start = stop
 
 
 @straight
