@@ -12,8 +12,8 @@ STAMP = "nnlite-sources.txt"
 
 
 def forget_outdated(kernel, sources=Path(__file__).parent):
-    """Delete the files of Numba's cache of this package, where any kernel's cache lies, unless its stamp shows that they
-    were made of `sources` as they are now."""
+    """Delete the files of Numba's cache of this package, where any kernel's cache lies, unless its stamp shows that
+    they were made of `sources` as they are now."""
     folder = kernel.stats.cache_path
     digest = hashlib.sha256()
     for path in sorted(sources.glob("*.py")):
