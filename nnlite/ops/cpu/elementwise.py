@@ -83,7 +83,7 @@ def activation(x, y, slope, code, alpha, chunks):
         x_here, y_here, slope_here, spare = x[s], y[s], slope[s] if slope.size else slope, np.empty(PIECE, y.dtype)
         for start in range(0, x_here.size, PIECE):    # what is copied is still in the first-level cache
             part = slice(start, min(start + PIECE, x_here.size))
-            y_here[part] = x_here[part]
+            copy(x_here[part], y_here[part])
             activate(y_here[part], slope_here[part] if slope.size else spare[:y_here[part].size], code, alpha)
 
 

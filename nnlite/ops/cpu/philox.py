@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
+from .elementwise import copy
 from .mathfun import cos_sin_turn, kernel, log, straight
 
 
@@ -57,7 +58,7 @@ def random_words(out, k0, k1, stream, step, chunks):
         words = np.empty(4 * quarter, np.uint32)
         for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
             fill_words(words, row * quarter, quarter, k0, k1, stream, step)
-            out[row] = words[:columns]
+            copy(words[:columns], out[row])
 
 
 @kernel
@@ -68,4 +69,4 @@ def normal(out, k0, k1, stream, step, chunks):
         words, eps = np.empty(4 * quarter, np.uint32), np.empty(4 * quarter, out.dtype)
         for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
             fill_normals(eps, words, row * quarter, quarter, k0, k1, stream, step)
-            out[row] = eps[:columns]
+            copy(eps[:columns], out[row])

@@ -9,6 +9,7 @@ again, lies in one line of the cache. Threads share the rows of W.
 import numpy as np
 from numba import njit, prange
 
+from .elementwise import copy
 from .mathfun import kernel, serial, straight
 from .simd import add, fma, load, load_some, mul, prefetch, splat, store, store_some, total, zero
 
@@ -130,7 +131,7 @@ def skinny_product(x, N, D, W, K, parts, Kp, y, L, chunks):
                 one_row_end(x, N, D, W, K, room, Kp, d, whole, stop, L)
     for n in range(N):
         row = y[n * K:(n + 1) * K]
-        row[:] = parts[0, n * Kp:n * Kp + K]
+        copy(parts[0, n * Kp:n * Kp + K], row)
         for chunk in range(1, chunks):
             for k in range(K):
                 row[k] += parts[chunk, n * Kp + k]
@@ -140,7 +141,7 @@ def skinny_product(x, N, D, W, K, parts, Kp, y, L, chunks):
 def fill_up(dy, K, room, Kp):
     """room (N, Kp) = dy (N, K) and zeros."""
     for n in range(dy.size // K):
-        room[n * Kp:n * Kp + K] = dy[n * K:(n + 1) * K]
+        copy(dy[n * K:(n + 1) * K], room[n * Kp:n * Kp + K])
         room[n * Kp + K:(n + 1) * Kp] = 0
 
 
