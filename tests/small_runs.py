@@ -94,6 +94,20 @@ def snapshot(folder):
             for path in sorted(Path(folder).rglob("*"))}
 
 
+def refused(arguments, folder, capsys, *words, command):
+    """The command ends with 2 and one sentence that has the words; everything in the folder stays as it was."""
+    before = snapshot(folder)
+    code = command([str(word) for word in arguments])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.startswith("nnlite: ") and error.count("\n") == 1, error
+    assert ": expected " in error and ", got " in error, error
+    for word in words:
+        assert str(word) in error, error
+    assert snapshot(folder) == before
+    return error
+
+
 def metrics(run):
     """The objects of metrics.jsonl."""
     return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]

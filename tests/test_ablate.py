@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import multiprocessing
 import os
@@ -17,8 +18,9 @@ import small_runs
 from nnlite import ablate, plots_ablate, search, train
 from nnlite.experiments import LabelExperiment
 from nnlite.ops import get_ops
-from small_runs import image_file, snapshot
+from small_runs import image_file
 
+refused = functools.partial(small_runs.refused, command=ablate.main)
 context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 context.set_forkserver_preload(["test_ablate"])
 
@@ -204,17 +206,6 @@ def test_interrupted(data, whole, tmp_path, capsys, monkeypatch, no_pictures):
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
-def refused(arguments, folder, capsys, *wanted, main=ablate.main):
-    before = snapshot(folder)
-    assert main([str(word) for word in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("nnlite: ") and error.count("\n") == 1, error
-    assert ": expected " in error and ", got " in error, error
-    for word in wanted:
-        assert word in error, error
-    assert snapshot(folder) == before
-
-
 @pytest.mark.parametrize("more, wanted", [
     ("", ["--grid", "one or two settings", "none"]),
     ("--grid l2=0,1 --grid momentum=0,0.5 --grid smoothing=0,0.1", ["one or two settings", "3"]),
@@ -250,7 +241,7 @@ def test_resumed_as_another(more, wanted, whole, capsys):
 
 def test_folders_of_the_other_command(data, whole, tmp_path, capsys, no_pictures):
     refused(["--out", whole[0], "--resume", "--device", "reference"], whole[0], capsys, "'method'", "'ablation'",
-            main=search.main)
+            command=search.main)
     refused(words(data, whole[0]), whole[0], capsys, "without a search")
     assert search.main(["--model", "mlp", "--data", str(data), "--device", "reference", "--trials", "1", "--out",
                         str(tmp_path / "s"), "--space", "l2=0,1", "--set", "hidden=[6]"]) == 0

@@ -1,16 +1,20 @@
 """Bad input: exit code 2, one sentence that names the thing, and nothing written."""
 
+import functools
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 
+import small_runs
 from nnlite import evaluate, train
 from nnlite.data import triplets as triplet_files
 from nnlite.experiments.face_options import load_faces
 from nnlite.ops import _cuda_problem
-from small_runs import SIZES, make_run, options, posed_file, snapshot
+from small_runs import SIZES, make_run, options, posed_file
+
+refused = functools.partial(small_runs.refused, command=train.main)
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +26,6 @@ def good(tmp_path_factory):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def refused(arguments, folder, capsys, *words, command=train.main):
-    """The command ends with 2 and one sentence that has the words; everything in the folder stays as it was."""
-    before = snapshot(folder)
-    code = command([str(word) for word in arguments])
-    captured = capsys.readouterr()
-    assert code == 2, captured.err
-    assert captured.err.startswith("nnlite: ") and captured.err.count("\n") == 1, captured.err
-    assert ": expected " in captured.err and ", got " in captured.err, captured.err
-    for word in words:
-        assert str(word) in captured.err, captured.err
-    assert snapshot(folder) == before
-    return captured.err
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

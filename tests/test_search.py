@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import csv
+import functools
 import itertools
 import json
 import math
@@ -21,8 +22,9 @@ import small_runs
 from nnlite import plots_search, search, space, study, train, trials
 from nnlite.experiments import LabelExperiment
 from nnlite.ops import get_ops
-from small_runs import image_file, snapshot
+from small_runs import image_file
 
+refused = functools.partial(small_runs.refused, command=search.main)
 context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 context.set_forkserver_preload(["test_search", "optuna.samplers", "optuna.storages.journal"])
 
@@ -882,17 +884,6 @@ def test_the_seed_decides(data, whole, tmp_path):
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------
-
-
-def refused(arguments, folder, capsys, *wanted):
-    before = snapshot(folder)
-    assert search.main([str(word) for word in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("nnlite: ") and error.count("\n") == 1, error
-    assert ": expected " in error and ", got " in error, error
-    for word in wanted:
-        assert word in error, error
-    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("more, wanted", [
