@@ -3,7 +3,7 @@
 Each thread takes some columns of c. It lays three vectors of columns of b side by side (a panel, see block.py), and
 multiplies all rows of a with it while it lies in the second-level cache. So each number of b is read once, and c is
 gone through once for each piece of the depth. Where a lies column by column, as x^T in a weight's gradient, its rows
-are laid out first, and a tile of them, as high as a block of registers, is multiplied with several panels while it is
+are laid out first, in tiles as high as a block of registers, and each is multiplied with several panels while it is
 near; if the rows are more than the columns, threads share these instead, so that not every one of them lays all.
 
 A thread's own panel is what makes it faster than BLAS called from several threads: nothing that one core writes is read
@@ -12,9 +12,10 @@ by another.
 
 from numba import njit, prange
 
-from .block import lay_columns, lay_panels, lay_turned, panel_at, panel_width, product_along
+from .block import AHEAD, lay_panels, lay_turned, panel_at, panel_width, product_across, product_along
 from .mathfun import kernel, straight
 from .matrix import add_to
+from .simd import load, load_some, prefetch, store
 
 BY_COLUMNS, BY_ROWS, BY_DEPTH = range(3)   # what the threads share
 NARROW, TALL = 512, 256                    # columns up to which, and rows from which on, they share rows
@@ -22,22 +23,22 @@ LARGEST_PART = 1 << 20                     # numbers of c that every thread may 
 
 ROWS = 800                                 # of a, for one panel
 DEPTH = 512                                # of a panel: more of one column summed in a row would lose digits
+PANELS = 8                                 # that a tile is multiplied with
 TILE = 9                                   # rows of a block of registers
-GROUP = 256                                # rows that are laid out together: those of 800 lie on too many pages
-PANELS = 8                                 # that a tile of a laid out is multiplied with, one after the other
+GROUP = 28 * TILE                          # rows that are laid out side by side
 
 
-def plan(rows, depth, columns, turned, L):
-    """How threads share the work, and the numbers that each needs: of panels, of rows of a laid out, of a sum. turned:
-    a lies column by column."""
+def plan(rows, depth, columns, tiled, L):
+    """How threads share the work, and the numbers that each needs: of a panel, of rows of a laid out, of a sum."""
     split = BY_COLUMNS
-    if turned and is_worth_parts(rows, depth, columns):
+    if tiled and is_worth_parts(rows, depth, columns):
         split = BY_DEPTH
-    elif rows > columns if turned else columns <= NARROW and rows >= TALL:
+    elif rows > columns if tiled else columns <= NARROW and rows >= TALL:
         split = BY_ROWS
-    fill, deep = whole.py_func, min(depth, DEPTH)
-    return (split, min((PANELS if turned else 1) * 3 * L, fill(columns, L)) * deep,
-            min(rows, ROWS) * fill(deep, L) if turned else 1, rows * columns if split == BY_DEPTH else 1)
+    deep, tiles = min(depth, DEPTH), -(-min(rows, ROWS) // TILE)
+    wide = min((PANELS if tiled else 1) * 3 * L, -(-columns // L) * L)
+    return (split, wide * deep, tiles * TILE * tile_row.py_func(deep) if tiled else 1,
+            rows * columns if split == BY_DEPTH else 1)
 
 
 def is_worth_parts(rows, depth, columns):
@@ -47,9 +48,9 @@ def is_worth_parts(rows, depth, columns):
 
 
 @njit(inline="always")
-def whole(numbers, L):
-    """As many as whole vectors hold."""
-    return (numbers + L - 1) // L * L
+def tile_row(depth):
+    """Numbers of a tile for each of its rows; two more, since vectors are stored whole."""
+    return depth + 2
 
 
 @kernel
@@ -89,11 +90,7 @@ def multiply(a, at, a_row, a_inner, rows, depth, b, bt, b_row, b_column, columns
              room):
     """A thread's part of the columns, for a block of rows and a piece of the depth."""
     if a_inner != 1:
-        row = whole(depth, L)
-        for m in range(0, rows, GROUP):
-            for k in range(0, depth, L):
-                lay_columns(a, at + m + k * a_inner, 1, min(GROUP, rows - m), a_inner, min(L, depth - k), L, room,
-                            m * row + k, row)
+        lay_tiles(a, at, a_inner, rows, depth, L, room)
     start = 0
     while start < columns:
         stop = start
@@ -108,6 +105,27 @@ def multiply(a, at, a_row, a_inner, rows, depth, b, bt, b_row, b_column, columns
             product_along(rows, a, at, a_row, 1, depth, panel, 0, L, wide, c, ct + start, c_row, accumulate)
         else:
             for m in range(0, rows, TILE):
-                product_along(min(TILE, rows - m), room, m * row, row, 1, depth, panel, 0, L, wide, c,
-                              ct + m * c_row + start, c_row, accumulate)
+                product_across(min(TILE, rows - m), room, m * tile_row(depth), 1, TILE, depth, panel, 0, L, wide, c,
+                               ct + m * c_row + start, c_row, accumulate)
         start = stop
+
+
+@straight
+def lay_tiles(a, at, a_inner, rows, depth, L, room):
+    """The matrix a[at + m + k a_inner] in tiles of TILE rows, each TILE tile_row numbers: within its tile, m and k lie
+    at k TILE + m % TILE. Whole vectors are copied; what is too much, the next copy overwrites, or it stays behind the
+    tile's last column."""
+    size = TILE * tile_row(depth)
+    for group in range(0, rows, GROUP):
+        stop = min(rows, group + GROUP)
+        for k in range(depth):
+            start = at + k * a_inner
+            for m in range(group, stop, L):
+                prefetch(a, start + AHEAD * a_inner + m)
+            for m in range(group, stop, TILE):
+                place = m // TILE * size + k * TILE
+                for v in range(0, TILE, L):
+                    if m + v + L <= rows:
+                        store(room, place + v, load(a, start + m + v))
+                    else:
+                        store(room, place + v, load_some(a, start + m + v, rows - m - v))
