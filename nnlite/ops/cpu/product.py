@@ -29,7 +29,7 @@ GROUP = 28 * TILE                          # rows that are laid out side by side
 
 
 def plan(rows, depth, columns, tiled, L):
-    """How threads share the work, and the numbers that each needs: of a panel, of rows of a laid out, of a sum."""
+    """How threads share the work, and the numbers that each needs: of panels, of rows of a laid out, of a sum."""
     split = BY_COLUMNS
     if tiled and is_worth_parts(rows, depth, columns):
         split = BY_DEPTH
