@@ -45,10 +45,6 @@ class Pool:
                 if _first_idle(blocks[i:i + 1], self._idle) is not None:
                     del blocks[i]
 
-    def owns(self, array):
-        """Whether the array lies in one of these blocks."""
-        return any(array.base is block for blocks in self._blocks.values() for block, _ in blocks)
-
     def nbytes(self):
         """Bytes held, in use or idle."""
         return sum(size * len(blocks) for size, blocks in self._blocks.items())

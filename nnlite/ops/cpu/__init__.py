@@ -16,6 +16,7 @@ from . import labels as label_kernels
 from . import layer_norm as layer_norm_kernels
 from . import skinny as skinny_kernels
 from . import tokens as token_kernels
+from .arena import Arena
 from .block import lanes, padded
 from .elementwise import CODES
 from .notice import announce_compilation
@@ -79,7 +80,7 @@ class CpuOps(ReferenceOps):
             self.launch(function, *arguments)
 
     def prepared(self, shape, dtype):
-        """empty, for what `prepare` makes: in a frozen step not of the tape's pool, whose blocks others use too."""
+        """empty, for what `prepare` makes: in a frozen step not of the tape's arena, whose places others use too."""
         return self._pool.empty(shape, dtype) if self._is_frozen() else self.empty(shape, dtype)
 
     def capture(self, step, frozen=False):
@@ -98,13 +99,13 @@ class CpuOps(ReferenceOps):
         self._pool.release()
 
     def bytes_of(self, step):
-        pool = Pool()
-        self.empty = pool.empty
+        arena = Arena()   # as in a captured step
+        self.empty = arena.empty
         try:
             step()
         finally:
             self.empty = self._pool.empty
-        return pool.nbytes()
+        return arena.nbytes()
 
     # -- arrays --------------------------------------------------------------------------------------------------
 

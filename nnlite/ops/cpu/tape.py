@@ -16,7 +16,7 @@ import ctypes
 
 import numpy as np
 
-from ..pool import Pool
+from .arena import Arena
 
 
 class Late:
@@ -38,9 +38,9 @@ def now(value):
 class Tape:
     """step() as a list of calls. The first call runs step() and writes down; each call is one step.
 
-    The list does not hold the arrays of the tape's own pool, only their places: so, as in a step that is not captured,
-    a block comes to use again as soon as nobody needs its content, and the step's memory stays small enough for the
-    caches. The pool lives as long as the tape, and nobody else is given its blocks.
+    The list does not hold the arrays of the tape's own arena, only their places: so, as in a step not captured, a
+    place comes to use again as soon as nobody needs its content, and the step's memory stays small enough for the
+    caches. The arena lives as long as the tape, and nobody else is given its places.
     """
 
     def __init__(self, ops, step, frozen):
@@ -49,7 +49,7 @@ class Tape:
 
     def __call__(self):
         if self._calls is None:
-            self._writing, self._pool = [], Pool()
+            self._writing, self._arena = [], Arena()
             with self._ops.recording(self):
                 self._result = self._step()
             self._calls = self._writing   # only now: a step that failed is begun anew
@@ -67,13 +67,13 @@ class Tape:
         self._writing.append((function, arguments, [i for i, a in enumerate(arguments) if type(a) is Late]))
 
     def empty(self, shape, dtype):
-        return self._pool.empty(shape, dtype)
+        return self._arena.empty(shape, dtype)
 
     def _place(self, argument):
-        """The argument; an array in the tape's pool as an array over the same memory that does not hold it."""
+        """The argument; an array in the tape's arena as an array over the same memory that does not hold it."""
         if type(argument) is list:
             return [self._place(part) for part in argument]
-        if type(argument) is not np.ndarray or not self._pool.owns(argument):
+        if type(argument) is not np.ndarray or not self._arena.owns(argument):
             return argument
         extent = argument.itemsize + sum((n - 1) * stride for n, stride in zip(argument.shape, argument.strides) if n)
         memory = (ctypes.c_char * extent).from_address(argument.__array_interface__["data"][0])
