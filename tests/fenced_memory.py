@@ -5,27 +5,37 @@ import math
 
 import numpy as np
 
-FENCE, POST, UNWRITTEN = 64, 0xA5, 0xFF   # bytes on either side; UNWRITTEN is NaN in every float
+FENCE, ALIGNMENT = 4096, 64   # bytes
+UNWRITTEN = 0xFF              # in every byte: NaN in every float
+
+
+class FencedMemory:
+    """`empty` gives arrays full of NaN between fences of it; `check` finds them still standing, and forgets them."""
+
+    def __init__(self):
+        self.blocks = []
+
+    def empty(self, shape, dtype):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        block = np.full(size + 2 * FENCE + ALIGNMENT, UNWRITTEN, np.uint8)
+        start = FENCE + -block.ctypes.data % ALIGNMENT
+        self.blocks.append((block, start, start + size))
+        return np.ndarray(shape, dtype, block, start)
+
+    def check(self):
+        for block, start, stop in self.blocks:
+            outside = np.concatenate([block[:start], block[stop:]])
+            assert (outside == UNWRITTEN).all(), "written outside of an array"
+        self.blocks.clear()
 
 
 @contextlib.contextmanager
 def fenced(ops):
-    """Inside, ops.empty gives arrays full of NaN between fences; at the end all fences must stand."""
-    before, memories = ops.empty, []
-
-    def empty(shape, dtype):
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = np.full(size + 3 * FENCE, POST, np.uint8)
-        start = FENCE + -memory.ctypes.data % FENCE
-        memory[start:start + size] = UNWRITTEN
-        memories.append((memory, start, start + size, shape, dtype))
-        return np.ndarray(shape, dtype, memory, start)
-
-    ops.empty = empty
+    """Inside, the arrays of ops are fenced; at the end they are checked."""
+    before, memory = ops.empty, FencedMemory()
+    ops.empty = memory.empty
     try:
         yield ops
-        for memory, start, stop, shape, dtype in memories:
-            outside = np.concatenate([memory[:start], memory[stop:]])
-            assert (outside == POST).all(), f"something was written outside of the array {shape} of {dtype}"
+        memory.check()
     finally:
         ops.empty = before

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from fenced_memory import FencedMemory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,8 @@ CASES = {
     "one window": Case((1, 3, 3, 2), 2, (3, 3)),
     "one pixel": Case((1, 1, 1, 2), 3, (3, 3), padding=(1, 1)),
     "1x1": Case((2, 3, 5, 4), 3, (1, 1)),
+    "1x1 on few pixels": Case((1, 3, 3, 70), 60, (1, 1)),
+    "1x1 on few pixels with ReLU and no bias": Case((2, 2, 4, 66), 65, (1, 1), bias=False, relu=True),
     "1x1 with stride": Case((2, 5, 6, 3), 4, (1, 1), stride=(2, 2)),
     "1x1 with padding": Case((1, 2, 3, 3), 2, (1, 1), padding=(1, 2)),
     "5x5": Case((1, 7, 6, 2), 3, (5, 5), padding=(2, 2)),
@@ -208,29 +211,12 @@ def test_against_loops(name, dtype, contiguous, ops):
 # -- any shape, against the specification -----------------------------------------------------------------------------
 
 class GuardedOps(cpu.CpuOps):
-    """CPU ops that cut all work into so many pieces, and whose memory is full of NaN, on both sides of an array too.
-
-    What a kernel reads of what it did not write shows in its result; what it writes beside an array shows in check().
-    """
-
-    GUARD, ALIGNMENT = 4096, 64   # bytes
+    """CPU ops that cut all work into so many pieces, with arrays between fences (fenced_memory.py)."""
 
     def __init__(self, pieces):
         super().__init__()
-        self.threads, self.empty, self.blocks = pieces, self.guarded, []
-
-    def guarded(self, shape, dtype):
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        block = np.full(size + 2 * self.GUARD + self.ALIGNMENT, 0xFF, np.uint8)
-        offset = self.GUARD + -(block.ctypes.data + self.GUARD) % self.ALIGNMENT
-        self.blocks.append((block, offset, offset + size))
-        return np.ndarray(shape, dtype, block, offset)
-
-    def check(self):
-        """Nothing was written outside of the arrays; forgets them."""
-        for block, start, stop in self.blocks:
-            assert (block[:start] == 0xFF).all() and (block[stop:] == 0xFF).all(), "written outside of an array"
-        self.blocks.clear()
+        memory = FencedMemory()
+        self.threads, self.empty, self.check = pieces, memory.empty, memory.check
 
 
 FAST = {"cpu": functools.cache(lambda: GuardedOps(1)), "cpu in pieces": functools.cache(lambda: GuardedOps(PIECES))}

@@ -122,7 +122,8 @@ class ReferenceOps:
         """A function that does what step() does, on arrays at the same places, and gives what it gave the first time,
         rewritten: a CUDA graph on a GPU, a list of kernel calls on the CPU. step must do all its arithmetic through
         ops and decide nothing by a value; numbers that change are 0-d arrays (scalar). frozen: parameters and running
-        statistics stay what they are at the first call, so what depends on them alone may be computed once."""
+        statistics stay what they are at the first call, so what depends on them alone may be computed once, and sums
+        that are then made in another order may round differently."""
         return step
 
     def free_bytes(self):

@@ -213,7 +213,7 @@ class CpuOps(ReferenceOps):
     def _product(self, x, W, b, slope, code, threshold, scale, key):
         """y = m f(x W + b), and the slope unless it is None."""
         rows, W, K = self._rows(x), self._plain(W), W.shape[1]
-        skinny = self._is_skinny(rows, W)
+        skinny = self._is_skinny(len(rows), W)
         few = not skinny and 0 < len(rows) <= convolution.FEW and W.size >= LARGE_WEIGHT
         own = not (skinny or few) and self._is_own(rows, W)
         if few:
@@ -233,7 +233,8 @@ class CpuOps(ReferenceOps):
         return y
 
     def _is_skinny(self, rows, W):
-        return 0 < len(rows) <= skinny_kernels.ROWS and W.size >= GRAIN
+        """Whether so few rows of x are multiplied with rows of W as they lie."""
+        return 0 < rows <= skinny_kernels.ROWS and W.size >= GRAIN
 
     def _is_own(self, rows, W):
         """Whether to multiply with our own blocks of registers: where they are vectors as wide as ours, faster than
@@ -255,7 +256,7 @@ class CpuOps(ReferenceOps):
 
     def _backward(self, dy, dh, x, W, dW, db, accumulate, need_dx, has_slope):
         rows, dx = self._rows(x), self.empty(x.shape, x.dtype) if need_dx else None
-        (N, D), K, skinny = rows.shape, W.shape[1], self._is_skinny(rows, W)
+        (N, D), K, skinny = rows.shape, W.shape[1], self._is_skinny(len(rows), W)
         own = not skinny and self._is_own(rows, W)
         chunks = self._chunks(dh.size + rows.size)
         by_rows = chunks > 1 and product.is_worth_parts(D, N, K) and not (skinny or own)

@@ -42,6 +42,8 @@ def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
     Ho, Wo = out_sizes(x.shape, W.shape, stride, padding, dilation)
     if by_winograd("product", N, Ho, Wo, C, K, (kh, kw), stride, dilation, groups):
         return winograd_product(ops, x, ops._plain(W), b, relu, padding, (Ho, Wo))
+    if is_product((kh, kw), stride, padding) and groups == 1 and ops._is_skinny(N * H * w, W) and not ops._is_frozen():
+        return skinny_product(ops, x, W, b, relu)
     y = ops.empty((N, Ho, Wo, K), x.dtype)
     panels = forward_panels(ops, ops._plain(W), groups)
     chunks, together = ops._chunks(y.size * Cg), images_together(Ho * Wo)
@@ -53,6 +55,12 @@ def forward(ops, x, W, b, stride, padding, dilation, groups, relu):
                nothing(x.dtype) if b is None else b, relu, y.reshape(-1), Ho, Wo, K, kh, kw, *stride, *padding,
                *dilation, groups, room, together, N * Ho, by_outputs, chunks)
     return y
+
+
+def skinny_product(ops, x, W, b, relu):
+    """A 1x1 convolution of so few pixels that to lay W out would take longer than the product."""
+    y = ops.linear(x, W.reshape(W.shape[2:]), b)
+    return ops.activation(y, "relu", 1.0, False)[0] if relu else y
 
 
 def product(ops, x, W):
