@@ -147,8 +147,10 @@ EFFNET_SMALL = {**EFFNET, "model": "effnetv2s-small", "width": 1.3, "depth": 0.5
 # Ours: a learning rate that falls, and no class weights, for people without a GPU.
 EFFNET_DECAYED = {**EFFNET_SMALL, "learning_rate": 0.001, "lr_decay": 0.9, "class_weights": "none",
                   "watch": "accuracy", "patience": 0, "epochs": 32}
-# With --init-from a run of it: the rate rises again and falls once more (a warm restart, Loshchilov & Hutter 2017).
+# With --init-from a run of it: the rate rises again and falls once more (a warm restart, Loshchilov & Hutter 2017); and
+# from there a second time, higher and for longer.
 EFFNET_RESTARTED = {**EFFNET_DECAYED, "learning_rate": 0.0005, "lr_decay": 0.85, "epochs": 18}
+EFFNET_RESTARTED_TWICE = {**EFFNET_DECAYED, "lr_decay": 0.92, "epochs": 36}
 AFFECTNET = {**EFFNET_SMALL, "width": 1.0545, "depth": 1.2, "keep_prob": 0.85, "learning_rate": 0.0003622}
 
 # Nets that begin with published weights (--weights), on six expressions ("Facial expression recognition in the wild -
@@ -186,6 +188,7 @@ for _name, _preset, _published in [
     ("effnetv2s-small-unweighted", {**EFFNET_SMALL, "class_weights": "none"}, {"test": .645}),
     ("effnetv2s-small-decayed", EFFNET_DECAYED, {}),
     ("effnetv2s-small-restarted", EFFNET_RESTARTED, {}),
+    ("effnetv2s-small-restarted-twice", EFFNET_RESTARTED_TWICE, {}),
     ("effnetv2s-small-affectnet", AFFECTNET, {"test": .613, "f1": .611}),
     ("resnet50", RESNET, {"test": .895}),
     ("resnet-small", RESNET_SMALL, {}),

@@ -24,7 +24,8 @@ def add_options(p, what):
     p.add_argument("--skip-broken", action="store_true", default=None,
                    help="leave files of image folders that are no images out, and name them")
     p.add_argument("--weights", metavar="FILE", help="begin each training with the parameters in this file")
-    p.add_argument("--set", action="append", metavar="KEY=VALUE", dest="assignments", help="a setting of all trials")
+    p.add_argument("--set", nargs="+", action="extend", metavar="KEY=VALUE", dest="assignments",
+                   help="settings of all trials")
     p.add_argument("--seed", type=int, help="of the draws, and of each training (default: 0)")
     p.add_argument("--device", default="auto", choices=NAMES, help="default: a GPU if there is one")
     p.add_argument("--out", metavar="FOLDER", help=f"the {what}'s folder (default: runs/{what}-PRESET-1, -2, ...)")

@@ -151,7 +151,7 @@ def parser():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", help="the run folder (default: runs/PRESET-1, -2, ...)")
     p.add_argument("--resume", metavar="RUN", help="go on with a run, to its own end")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
+    p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                    help="any setting of the model; " + "; ".join(settings_help()))
     p.add_argument("--quick", action="store_true", help=f"a trial of {QUICK['iterations']} iterations")
     p.add_argument("--summary", action="store_true", help="print the model and stop")

@@ -160,6 +160,8 @@ CLASSIFIERS = {
                                 "watch": "accuracy", "patience": 0, "epochs": 32},
     "effnetv2s-small-restarted": {**EFFNET_SMALL, "learning_rate": 0.0005, "lr_decay": 0.85, "class_weights": "none",
                                   "watch": "accuracy", "patience": 0, "epochs": 18},
+    "effnetv2s-small-restarted-twice": {**EFFNET_SMALL, "learning_rate": 0.001, "lr_decay": 0.92,
+                                        "class_weights": "none", "watch": "accuracy", "patience": 0, "epochs": 36},
 }
 
 

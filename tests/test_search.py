@@ -694,7 +694,7 @@ def test_no_study(make, wanted, data, tmp_path, capsys):
 @pytest.mark.parametrize("change, wanted", [
     (["--space", "learning_rate=log:0.01:2"],
      ["a study of space learning_rate=log:0.01:2", "one of learning_rate=log:0.01:1"]),
-    (["--model", "cnn3", "--set", "filters=3", "--set", "hidden=9"], ["a study of model cnn3, got one of mlp"]),
+    (["--model", "cnn3", "--set", "filters=3", "hidden=9"], ["a study of model cnn3, got one of mlp"]),
     (["--epochs", "3"], ["a study of epochs 3, got one of 1"]),
     (["--set", "momentum=0.75"], ["a study of settings momentum=0.75", "one of momentum=0.5"]),
     (["--seed", "3"], ["a study of seed 3, got one of 0"]),

@@ -205,6 +205,12 @@ def test_fewer_iterations_shorten_annealing(data):
     assert found["anneal"] == 7
 
 
+def test_several_settings(data):
+    words = "--set", "keep_prob=0.5", "samples=3", "--quick", "--set", "batch_size=60"
+    found = settings_of("--preset", "posed-m2-5", *words, data=data)
+    assert (found["keep_prob"], found["samples"], found["batch_size"]) == (0.5, 3, 60)
+
+
 def test_quick(data):
     found = settings_of("--model", "vae3", "--quick", data=data)
     assert found["iterations"] <= 1000 and found["anneal"] == found["iterations"]

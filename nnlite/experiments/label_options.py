@@ -181,15 +181,16 @@ SHOWN = "train", "validation", "test", "f1", "production"   # of the published f
 
 def list_presets(names):
     """The presets of these names as a table: a head, then a line each."""
-    yield (f"{'preset':28}{'model':17}{'data':7}{'sizes':20}{'optimiser':10}{'rate':>10}{'decay':>10}{'L2':>9}"
+    wide = max(map(len, names)) + 2
+    yield (f"{'preset':{wide}}{'model':17}{'data':7}{'sizes':19}{'optimiser':9}{'rate':>10}{'decay':>9}{'L2':>9}"
            f"{'batch':>6}{'epochs':>7}  {'pixels':10}{'varied':8}published")
     for name in names:
         p = presets.PRESETS[name]
         decay = f"{p['inverse_decay']:g}/it" if p["inverse_decay"] else f"{p['lr_decay']:g}/ep"
         published = ", ".join(f"{part} {presets.PUBLISHED[name][part]:.3f}" for part in SHOWN
                               if part in presets.PUBLISHED[name])
-        yield (f"{name:28}{p['model']:17}{p['kind']:7}{_sizes(p):20}{p['optimiser']:10}{p['learning_rate']:10g}"
-               f"{decay:>10}{p['l2']:9g}{p['batch_size']:6}{p['epochs']:7}  {p['normalise']:10}"
+        yield (f"{name:{wide}}{p['model']:17}{p['kind']:7}{_sizes(p):19}{p['optimiser']:9}{p['learning_rate']:10g}"
+               f"{decay:>9}{p['l2']:9g}{p['batch_size']:6}{p['epochs']:7}  {p['normalise']:10}"
                f"{'yes' if p['rotate'] or p['flip'] else 'no':8}{published}").rstrip()
 
 
