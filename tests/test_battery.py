@@ -278,12 +278,14 @@ def test_a_frozen_forward_is_the_forward(name):
         np.testing.assert_array_equal(captured(), layer.forward(*xs))
 
 
-def test_a_frozen_forward_makes_nothing_of_parameters_twice():
-    """Changing W behind its back must change nothing, for direct and Winograd's convolution, and a norm."""
+@pytest.mark.parametrize("shape, outputs", [((8, 16, 16, 16), 4), ((1, 3, 3, 64), 80)])
+def test_a_frozen_forward_makes_nothing_of_parameters_twice(shape, outputs):
+    """Changing W behind its back must change nothing, for direct and Winograd's convolution, 1x1 of many pixels and of
+    few, and a norm."""
     ops = get_ops("cpu")
-    nl = nnlite.layers
-    layer = nl.Sequential(nl.Conv2d(16, 16, 3, padding=1), nl.BatchNorm(16), nl.Conv2d(16, 4, 1)).build(ops)
-    x = ops.asarray(Draws(0).normal("x", (8, 16, 16, 16)).astype("float32"))
+    nl, C = nnlite.layers, shape[-1]
+    layer = nl.Sequential(nl.Conv2d(C, C, 3, padding=1), nl.BatchNorm(C), nl.Conv2d(C, outputs, 1)).build(ops)
+    x = ops.asarray(Draws(0).normal("x", shape).astype("float32"))
     captured = ops.capture(lambda: layer.forward(x), frozen=True)
     before = np.array(captured())
     for part in ("0", "2"):

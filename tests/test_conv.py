@@ -73,6 +73,8 @@ CASES = {
     "1x1": Case((2, 3, 5, 4), 3, (1, 1)),
     "1x1 on few pixels": Case((1, 3, 3, 70), 60, (1, 1)),
     "1x1 on few pixels with ReLU and no bias": Case((2, 2, 4, 66), 65, (1, 1), bias=False, relu=True),
+    "1x1 on few pixels, in groups": Case((1, 3, 3, 140), 120, (1, 1), groups=2),
+    "1x1 on few pixels with stride": Case((1, 4, 5, 70), 60, (1, 1), stride=(2, 2)),
     "1x1 with stride": Case((2, 5, 6, 3), 4, (1, 1), stride=(2, 2)),
     "1x1 with padding": Case((1, 2, 3, 3), 2, (1, 1), padding=(1, 2)),
     "5x5": Case((1, 7, 6, 2), 3, (5, 5), padding=(2, 2)),

@@ -132,9 +132,10 @@ def test_arrays_that_come_and_go_keep_what_is_theirs(make, monkeypatch):
         array[:] = number
         held.append((number, array[::2] if number % 3 else array.reshape(1, -1)))
         if len(held) > 20:
-            number, array = held.pop(int(draw.integers(len(held))))
-            assert (array == number).all()
+            oldest, array = held.pop(int(draw.integers(len(held))))
+            assert (array == oldest).all()
             del array
+    assert len(held) == 20 and all((array == number).all() for number, array in held)
 
 
 def test_release_gives_back_what_nobody_holds():

@@ -27,8 +27,10 @@ def multiply(a, b, turned_a, turned_b, c, threads, accumulate):
     a = np.ascontiguousarray(a.T if turned_a else a)
     b = np.ascontiguousarray(b.T if turned_b else b)
     with fenced(ops):
-        ops._multiply(a, rows if turned_a else 1, b, depth if turned_b else 1, c, rows, depth, columns, accumulate)
-    return c
+        out = ops.empty(c.shape, c.dtype)
+        out[...] = c
+        ops._multiply(a, rows if turned_a else 1, b, depth if turned_b else 1, out, rows, depth, columns, accumulate)
+    return out
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -14,7 +14,8 @@ def largest(batch_size, ops, work):
     but for a smaller last one, and why in words.
 
     work(n): forward and backward of n images. What it takes is measured with two numbers of images and grows in
-    proportion. Micro-batches of one size use the same memory one after the other; a smaller last one has its own.
+    proportion. Micro-batches of one size use the same memory one after the other. A smaller last one is reckoned with
+    memory of its own, as it takes where blocks of one size are not cut for another.
     """
     free = ops.free_bytes()
     if batch_size <= FEW[1] or free is None:

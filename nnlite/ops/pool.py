@@ -2,7 +2,7 @@
 
 A block is handed out again only when nobody holds it any more. Every array over a block keeps a reference to it
 (`array.base`), so the block's reference count says whether someone still does, be it through a view of a view.
-Thus a training step allocates nothing after the first, and no result ever changes under its owner.
+Thus computing the same again allocates nothing, and no result ever changes under its owner.
 """
 
 import math

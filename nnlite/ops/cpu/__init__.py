@@ -89,23 +89,23 @@ class CpuOps(ReferenceOps):
 
     @contextlib.contextmanager
     def recording(self, tape):
-        self._tape, self.empty = tape, tape.empty
+        self._tape, self.empty, before = tape, tape.empty, self.empty
         try:
             yield
         finally:
-            self._tape, self.empty = None, self._pool.empty
+            self._tape, self.empty = None, before
 
     def release(self):
         self._pool.release()
 
     def bytes_of(self, step):
-        arena = Arena()   # as in a captured step
-        self.empty = arena.empty
+        memory, before = Pool() if blas.blas is None else Arena(), self.empty   # as what `capture` gives
+        self.empty = memory.empty
         try:
             step()
         finally:
-            self.empty = self._pool.empty
-        return arena.nbytes()
+            self.empty = before
+        return memory.nbytes()
 
     # -- arrays --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ class Arena:
     """`arena.empty(shape, dtype)`: an uninitialised array, C order, 64-byte aligned.
 
     Every array over a place keeps a reference to the place's holder, be it through a view of a view, so the holder's
-    reference count says whether someone still does.
+    reference count says whether someone still does. An array that outlives the arena keeps its region's memory: copy what
+    is to stay.
     """
 
     def __init__(self):
@@ -46,7 +47,7 @@ class Arena:
         return any(array is holder for region in self._regions for _, _, holder in region.spans)
 
     def nbytes(self):
-        """Bytes that ever were in use."""
+        """Bytes that the arrays took, and the gaps between them, when it was most."""
         return sum(region.used for region in self._regions)
 
 
@@ -73,8 +74,8 @@ class _Region:
 
 
 def _holder(memory, start, size):
-    """What keeps memory[start:start + size] in use: an object of its own, unlike a view of NumPy's, of which arrays
-    over it would keep the whole memory alone."""
+    """What keeps memory[start:start + size] in use. A view of NumPy's would not do: arrays over it refer to the memory
+    that it is a view of, so it would look idle."""
     return (ctypes.c_char * size).from_buffer(memory, start)
 
 

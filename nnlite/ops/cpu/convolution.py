@@ -1,9 +1,10 @@
 """Convolution for CpuOps: which algorithm for which shape, and the arrays that the kernels need.
 
-Two algorithms, with errors below 2e-5 of the largest output in float32:
+Three algorithms, with errors below 2e-5 of the largest output in float32:
 
     direct      products of windows in place (direct.py): any kernel, stride, dilation, groups
     winograd    fewer multiplications (winograd.py): 3x3 and 5x5 of stride 1
+    skinny      a few pixels times the weights as they lie (skinny.py): 1x1, forward
 """
 
 import functools
