@@ -89,22 +89,28 @@ class CpuOps(ReferenceOps):
 
     @contextlib.contextmanager
     def recording(self, tape):
-        self._tape, self.empty, before = tape, tape.empty, self.empty
+        self._tape = tape
+        try:
+            with self._allocating(tape.empty):
+                yield
+        finally:
+            self._tape = None
+
+    @contextlib.contextmanager
+    def _allocating(self, empty):
+        self.empty, before = empty, self.empty
         try:
             yield
         finally:
-            self._tape, self.empty = None, before
+            self.empty = before
 
     def release(self):
         self._pool.release()
 
     def bytes_of(self, step):
-        memory, before = Pool() if blas.blas is None else Arena(), self.empty   # as what `capture` gives
-        self.empty = memory.empty
-        try:
+        memory = Pool() if blas.blas is None else Arena()   # as what `capture` gives
+        with self._allocating(memory.empty):
             step()
-        finally:
-            self.empty = before
         return memory.nbytes()
 
     # -- arrays --------------------------------------------------------------------------------------------------

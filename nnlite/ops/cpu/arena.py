@@ -19,8 +19,8 @@ class Arena:
     """`arena.empty(shape, dtype)`: an uninitialised array, C order, 64-byte aligned.
 
     Every array over a place keeps a reference to the place's holder, be it through a view of a view, so the holder's
-    reference count says whether someone still does. An array that outlives the arena keeps its region's memory: copy what
-    is to stay.
+    reference count says whether someone still does. An array that outlives the arena keeps its region's memory: copy
+    what is to stay.
     """
 
     def __init__(self):
